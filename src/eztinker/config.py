@@ -1,0 +1,199 @@
+"""Settings of a server: typed, strict, resolved once and then frozen.
+
+Layers, strongest first: command-line flag, ``EZTINKER_*`` variable, ``eztinker.yaml`` in the working
+directory (or ``--config FILE``), the user's file, default. Unknown keys are refused with the nearest
+known one. Knows nothing of what the settings do. Called by the CLI, ``launch.py`` and tests.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from eztinker.errors import InvalidRequestError
+
+ENV_PREFIX = "EZTINKER_"
+PROJECT_FILE = "eztinker.yaml"
+
+CLIENT_VARIABLES = frozenset(
+    {
+        "EZTINKER_BASE_URL",
+        "EZTINKER_API_KEY",
+        "EZTINKER_DATA_DIR",
+        "EZTINKER_FAILPOINT",
+        "EZTINKER_LANG",
+    }
+)
+"""Variables with the same prefix that are not server settings."""
+
+
+class Limits(BaseModel):
+    """Bounds that a refusal names by these names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_rank: int = Field(256, ge=1)
+    """LoRA rank."""
+    max_num_samples: int = Field(256, ge=1)
+    """Continuations per sampling request."""
+    max_body_bytes: int = Field(64 * 1024 * 1024, ge=1024)
+    """Size of one HTTP request body."""
+    max_data: int = Field(1024, ge=1)
+    """Data (sequences) per training request."""
+    max_stop_strings: int = Field(16, ge=1)
+    """Stop strings or stop token ids per sampling request."""
+    max_stop_length: int = Field(256, ge=1)
+    """Characters in one stop string."""
+    max_runs: int = Field(1000, ge=1)
+    """Runs that exist at one time."""
+    max_queued_jobs_per_run: int = Field(1000, ge=1)
+    """Jobs of one run that wait or run; beyond it 429."""
+    max_queued_jobs: int = Field(10_000, ge=1)
+    """Jobs of all runs that wait or run; beyond it 429."""
+
+
+class ServerConfig(BaseModel):
+    """Everything a server can be told."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    """0 takes a free port."""
+    workers: int = Field(4, ge=1, le=256)
+    """Threads that prepare requests (tokenizing, checksums). The engine and its models exist once."""
+    state_dir: Path = Path("eztinker-data")
+    """Database, snapshots and, unless ``checkpoints_dir`` says otherwise, ``checkpoints/``."""
+    checkpoints_dir: Path | None = None
+    models: tuple[str, ...] = ()
+    """Base models to load at start; the first is the default model."""
+    aliases: dict[str, str] = Field(default_factory=dict)
+    """Public name -> name or folder."""
+
+    executor: Literal["subprocess", "inline"] = "subprocess"
+    """Where the engine worker lives; ``inline`` is for tests."""
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    num_threads: int = Field(0, ge=0)
+    """Torch threads of the worker; 0 takes the number of physical cores."""
+    plugins: tuple[str, ...] = ()
+    """Python modules the worker imports at start, to register loss functions."""
+    micro_batch_tokens: int = Field(4096, ge=1)
+    """Most tokens (padding included) in one training micro-batch."""
+    kv_cache_tokens: int = Field(0, ge=0)
+    """Most tokens held in the key-value cache; 0 derives it from free memory."""
+
+    default_wait_s: float = Field(5.0, ge=0, le=60)
+    """How long a POST waits for its job when the request does not say."""
+    hub_timeout_s: float = Field(3.0, gt=0, le=60)
+    """How long to wait for a first answer of the model hub."""
+    replay_budget_s: float = Field(2.0, ge=0)
+    """Compute since the last snapshot of a run after which the next one is due."""
+    snapshot_cost_share: float = Field(0.02, gt=0, le=1)
+    """Bound on the share of time spent writing snapshots."""
+    durability: Literal["full", "normal"] = "full"
+    """``full`` survives a power cut; ``normal`` only the death of processes."""
+    worker_hang_timeout_s: float = Field(60.0, gt=0)
+    """A busy worker without a sign of life for so long is replaced."""
+    shutdown_timeout_s: float = Field(20.0, gt=0)
+    """How long running work may go on after SIGTERM."""
+    limits: Limits = Field(default_factory=Limits)
+
+    @property
+    def checkpoints_path(self) -> Path:
+        """Folder that holds ``<run_id>/<checkpoint name>``."""
+        return self.checkpoints_dir or self.state_dir / "checkpoints"
+
+
+def user_file() -> Path:
+    """The user's settings, below ``$XDG_CONFIG_HOME`` or ``~/.config``."""
+    base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return Path(base).expanduser() / "eztinker" / "config.yaml"
+
+
+def load_config(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    config_file: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> ServerConfig:
+    """Resolve all layers into one frozen ``ServerConfig``.
+
+    Args:
+        flags: values given on the command line; None values count as not given.
+        config_file: used instead of ``eztinker.yaml``; must exist.
+        environ: environment to read (default: the process's).
+
+    Raises:
+        InvalidRequestError: unknown key, wrong value, or unreadable file, naming its origin.
+    """
+    environ = os.environ if environ is None else environ
+    merged: dict[str, Any] = {}
+    merged |= _from_file(user_file(), required=False)
+    merged |= _from_file(config_file or Path(PROJECT_FILE), required=config_file is not None)
+    merged |= _from_environ(environ)
+    merged |= {key: value for key, value in (flags or {}).items() if value is not None}
+    return _validate(merged)
+
+
+def _from_file(path: Path, *, required: bool) -> dict[str, Any]:
+    if not path.is_file():
+        if required:
+            raise InvalidRequestError(f"Settings file {path} does not exist.", field="config")
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise InvalidRequestError(f"{path} is not readable YAML: {error}", field="config") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise InvalidRequestError(
+            f"{path}: expected 'name: value' lines at the top level, got {type(content).__name__}.",
+            field="config",
+        )
+    _refuse_unknown(content, origin=str(path))
+    return content
+
+
+def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
+    found = {
+        key.removeprefix(ENV_PREFIX).lower(): yaml.safe_load(value) if value else value
+        for key, value in environ.items()
+        if key.startswith(ENV_PREFIX) and key not in CLIENT_VARIABLES
+    }
+    _refuse_unknown(found, origin="the environment", prefix=ENV_PREFIX)
+    return found
+
+
+def _refuse_unknown(content: Mapping[Any, Any], *, origin: str, prefix: str = "") -> None:
+    known = list(ServerConfig.model_fields)
+    for key in content:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = (
+                f" Did you mean {prefix}{near[0].upper() if prefix else near[0]}?" if near else ""
+            )
+            shown = f"{prefix}{str(key).upper()}" if prefix else key
+            raise InvalidRequestError(
+                f"Unknown setting {shown!r} in {origin}.{hint}",
+                code="unknown_field",
+                field=str(key),
+            )
+
+
+def _validate(values: Mapping[str, Any]) -> ServerConfig:
+    try:
+        return ServerConfig.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InvalidRequestError(
+            f"Setting {where!r}: {first['msg']}; got {first['input']!r}.", field=where
+        ) from None

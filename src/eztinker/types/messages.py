@@ -1,0 +1,308 @@
+"""What crosses the boundary between the server process and an engine worker.
+
+Commands go down, events come up. Every event carries the epoch that the worker was started with, so
+that a late answer of a dead worker is recognised. Messages hold operations, plans and paths, never
+tensors of a device. Sent by ``engine/loop.py``, executed by ``engine/worker/worker.py``; encoded by
+``types/codec.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from typing import Any
+
+from eztinker.types.operations import Evaluate, OptimStep, Sample, TrainingPass
+from eztinker.types.training import LoRAConfig, Quantization
+
+
+@dataclass(frozen=True, slots=True)
+class PassPlan:
+    """How one pass is cut into micro-batches; logged, so that a replay computes the same bits.
+
+    Attributes:
+        micro_batches: indices into the operation's data; together each index exactly once.
+        num_threads: torch threads; 0 before the worker has filled in its own number.
+        dtype: compute type; empty before the worker has filled it in.
+        checkpointing: recompute activations in the backward pass.
+    """
+
+    micro_batches: list[list[int]]
+    num_threads: int = 0
+    dtype: str = ""
+    checkpointing: bool = False
+
+
+# Commands -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LoadBaseModel:
+    """Read a base model's weights unless they are resident. Answer: ``BaseModelLoaded``."""
+
+    base_model: str
+    folder: str
+    quantization: Quantization = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRun:
+    """Make a run resident: a fresh adapter from its seed, or the state in ``snapshot_folder``.
+
+    Answer: ``JobDone`` with ``RunCreated``, or ``JobFailed``, under ``job_id``.
+    """
+
+    job_id: str
+    run_id: str
+    base_model: str
+    lora: LoRAConfig
+    seed: int
+    snapshot_folder: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CloseRun:
+    """Forget a run and free its memory. No answer."""
+
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunPass:
+    """Execute a pass of a run by a plan. Answer: ``JobDone`` (with the plan as executed).
+
+    Attributes:
+        seq: the operation's number in the run; with the run's seed it seeds dropout.
+    """
+
+    job_id: str
+    run_id: str
+    seq: int
+    operation: TrainingPass
+    plan: PassPlan
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptimStep:
+    """Execute an optimizer step. Answer: ``JobDone``."""
+
+    job_id: str
+    run_id: str
+    seq: int
+    operation: OptimStep
+
+
+@dataclass(frozen=True, slots=True)
+class WriteState:
+    """Write a run's state into the existing empty ``folder`` and fsync each file.
+
+    With ``background`` the tensors are copied at once and written by another thread (snapshots).
+    Answer: ``StateWritten``, or ``JobFailed``, under ``job_id``.
+    """
+
+    job_id: str
+    run_id: str
+    folder: str
+    with_optimizer: bool
+    background: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReadState:
+    """Replace a run's state with the one in ``folder``; drops its gradient. Answer: ``StateRead``."""
+
+    job_id: str
+    run_id: str
+    folder: str
+    with_optimizer: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunSample:
+    """Start sampling; other work goes on meanwhile. Answer: ``JobDone`` with ``SampleResult``.
+
+    Attributes:
+        checkpoint_folder: adapter to use instead of the run's current weights.
+    """
+
+    job_id: str
+    operation: Sample
+    checkpoint_folder: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunEvaluate:
+    """Score responses under a run's current weights. Answer: ``JobDone``."""
+
+    job_id: str
+    run_id: str
+    operation: Evaluate
+    plan: PassPlan
+
+
+@dataclass(frozen=True, slots=True)
+class CancelJob:
+    """Stop a job if it still runs. Answer: ``JobFailed`` with code ``cancelled``, or its result."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """Leave after background writes are done."""
+
+
+Command = (
+    LoadBaseModel
+    | OpenRun
+    | CloseRun
+    | RunPass
+    | RunOptimStep
+    | WriteState
+    | ReadState
+    | RunSample
+    | RunEvaluate
+    | CancelJob
+    | Shutdown
+)
+
+
+# Events -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorInfo:
+    """An ``EZTinkerError`` as plain data."""
+
+    code: str
+    message: str
+    category: str = "server"
+    field: str | None = None
+    details: dict[str, Any] = dataclass_field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    """The worker imported torch and listens."""
+
+    epoch: int
+    pid: int
+    device: str
+    num_threads: int
+    versions: dict[str, str] = dataclass_field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModelLoaded:
+    """A base model is resident (also the answer when it already was)."""
+
+    epoch: int
+    base_model: str
+    architecture: str
+    num_parameters: int
+    context_length: int
+    vocab_size: int
+    dtype: str
+    device: str
+    size_bytes: int
+    quantization: Quantization = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModelFailed:
+    """A base model could not be loaded."""
+
+    epoch: int
+    base_model: str
+    error: ErrorInfo
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JobDone:
+    """A job's result; not visible to anyone before it is committed.
+
+    Attributes:
+        result: the encoded answer (the class that ``RESULT_TYPES`` gives for the job's kind), stored
+            as it comes.
+        executed_plan: the plan as it was really executed (finer than asked for after an
+            out-of-memory); None where there was no plan.
+        compute_s: seconds of the device spent on the job.
+    """
+
+    epoch: int
+    job_id: str
+    result: bytes
+    executed_plan: PassPlan | None = None
+    compute_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class JobFailed:
+    """A job ended without effect: the run is as it was before."""
+
+    epoch: int
+    job_id: str
+    error: ErrorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class StateWritten:
+    """Files of a checkpoint or snapshot are on disk, each fsynced.
+
+    Attributes:
+        files: name relative to the folder -> sha256 in hex.
+        step: optimizer steps done at that state.
+    """
+
+    epoch: int
+    job_id: str
+    run_id: str
+    step: int
+    files: dict[str, str]
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateRead:
+    """A run now has the state of a folder."""
+
+    epoch: int
+    job_id: str
+    run_id: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A sign of life from inside long work: at least one a second while the worker is busy."""
+
+    epoch: int
+    busy_with: str
+    num_running_samples: int = 0
+
+
+Event = (
+    WorkerReady
+    | BaseModelLoaded
+    | BaseModelFailed
+    | JobDone
+    | JobFailed
+    | StateWritten
+    | StateRead
+    | Progress
+)
+
+COMMAND_TYPES: dict[str, type] = {
+    cls.__name__: cls
+    for cls in (
+        LoadBaseModel, OpenRun, CloseRun, RunPass, RunOptimStep, WriteState, ReadState,
+        RunSample, RunEvaluate, CancelJob, Shutdown,
+    )
+}  # fmt: skip
+EVENT_TYPES: dict[str, type] = {
+    cls.__name__: cls
+    for cls in (
+        WorkerReady, BaseModelLoaded, BaseModelFailed, JobDone, JobFailed, StateWritten, StateRead,
+        Progress,
+    )
+}  # fmt: skip

@@ -1,0 +1,66 @@
+"""What sampling is about: whose weights, how to draw, what came out.
+
+Knows nothing of text beyond stop strings; tokens are ids. Made by ``api/convert.py``, executed by
+``engine/worker/sampler.py``.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+StopReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to draw the next tokens.
+
+    Attributes:
+        max_tokens: most tokens to generate, at least 1 (0 only to score a prompt).
+        temperature: 0 is greedy.
+        top_p: nucleus mass in (0, 1].
+        top_k: number of most likely tokens to keep; -1 keeps all.
+        seed: two equal requests on equal weights give equal answers; the samples of one request
+            differ from one another. Always set by the service before the request is logged.
+        stop: strings; generation ends with the token whose text completes one of them.
+        stop_token_ids: ids that end generation; None means the model's own end-of-sequence ids,
+            an empty tuple means never.
+    """
+
+    max_tokens: int = 100
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = -1
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsRef:
+    """Whose weights answer: a base model, a run as it is now, or a saved checkpoint.
+
+    Attributes:
+        base_model: the base model's name (always set).
+        run_id: the run whose adapter is used; None for the bare base model.
+        checkpoint: name of a checkpoint of that run; None for the run's current weights.
+    """
+
+    base_model: str
+    run_id: str | None = None
+    checkpoint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SampledSequence:
+    """One answer: without the prompt, with the stop token.
+
+    Attributes:
+        tokens: generated ids.
+        logprobs: one per token, of the temperature-scaled distribution before top-k and top-p
+            (of the plain distribution when greedy).
+        stop_reason: ``stop`` or ``length``.
+    """
+
+    tokens: list[int]
+    logprobs: list[float]
+    stop_reason: StopReason

@@ -103,7 +103,7 @@ class ServerConfig(BaseModel):
     """A busy worker without a sign of life for so long is replaced."""
     shutdown_timeout_s: float = Field(20.0, gt=0)
     """How long running work may go on after SIGTERM."""
-    limits: Limits = Field(default_factory=Limits)
+    limits: Limits = Field(default_factory=lambda: Limits.model_validate({}))
 
     @property
     def checkpoints_path(self) -> Path:
@@ -139,7 +139,14 @@ def load_config(
     merged |= _from_file(config_file or Path(PROJECT_FILE), required=config_file is not None)
     merged |= _from_environ(environ)
     merged |= {key: value for key, value in (flags or {}).items() if value is not None}
-    return _validate(merged)
+    return _validate({key: _split(key, value) for key, value in merged.items()})
+
+
+def _split(key: str, value: Any) -> Any:
+    """A list setting may be written as one comma-separated string."""
+    if key in {"models", "plugins"} and isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
 
 
 def _from_file(path: Path, *, required: bool) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""The HTTP rim: routes, error table, conversion between wire schemas and domain types."""

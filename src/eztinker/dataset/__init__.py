@@ -1,0 +1,1 @@
+"""Questions with answers, from files, caches and generators."""

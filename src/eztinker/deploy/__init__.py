@@ -1,0 +1,1 @@
+"""Adapters leave the house and come in."""

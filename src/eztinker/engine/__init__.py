@@ -1,0 +1,1 @@
+"""The engine: plan, execute, commit. ``loop.py`` is the place to start reading."""

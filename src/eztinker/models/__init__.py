@@ -1,0 +1,1 @@
+"""Wire schemas: what bodies of requests look like. No behaviour."""

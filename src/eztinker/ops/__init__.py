@@ -1,0 +1,1 @@
+"""Pure tensor functions with their formulas in the docstrings."""

@@ -1,0 +1,1 @@
+"""Whole algorithms over the client, one file each."""

@@ -1,0 +1,1 @@
+"""What the API may ask for: admission, identifiers, names, waiting."""

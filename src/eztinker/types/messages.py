@@ -33,6 +33,29 @@ class PassPlan:
     checkpointing: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What a worker is told at birth.
+
+    Attributes:
+        epoch: number of this worker's life; every event carries it.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        dtype: ``auto``, ``float32`` or ``bfloat16``.
+        num_threads: torch threads; 0 takes the number of physical cores.
+        plugins: modules to import at start.
+        micro_batch_tokens: bound on a micro-batch when the worker plans itself (evaluation).
+        kv_cache_tokens: bound on cached tokens; 0 derives it from free memory.
+    """
+
+    epoch: int
+    device: str = "auto"
+    dtype: str = "auto"
+    num_threads: int = 0
+    plugins: tuple[str, ...] = ()
+    micro_batch_tokens: int = 4096
+    kv_cache_tokens: int = 0
+
+
 # Commands -----------------------------------------------------------------------------------------
 
 
@@ -295,7 +318,7 @@ Event = (
 COMMAND_TYPES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
-        LoadBaseModel, OpenRun, CloseRun, RunPass, RunOptimStep, WriteState, ReadState,
+        WorkerSettings, LoadBaseModel, OpenRun, CloseRun, RunPass, RunOptimStep, WriteState, ReadState,
         RunSample, RunEvaluate, CancelJob, Shutdown,
     )
 }  # fmt: skip

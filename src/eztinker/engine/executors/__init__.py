@@ -1,0 +1,1 @@
+"""Where an engine worker may live; ``base.py`` holds the protocol."""

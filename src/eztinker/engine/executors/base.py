@@ -7,33 +7,9 @@ supervisor starts and replaces it, the loop fills it. Implementations: ``subproc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
-from eztinker.types.messages import Command, Event
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerSettings:
-    """What a worker is told at birth.
-
-    Attributes:
-        epoch: number of this worker's life; every event carries it.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        dtype: ``auto``, ``float32`` or ``bfloat16``.
-        num_threads: torch threads; 0 takes the number of physical cores.
-        plugins: modules to import at start.
-        micro_batch_tokens: bound on a micro-batch when the worker plans itself (evaluation).
-        kv_cache_tokens: bound on cached tokens; 0 derives it from free memory.
-    """
-
-    epoch: int
-    device: str = "auto"
-    dtype: str = "auto"
-    num_threads: int = 0
-    plugins: tuple[str, ...] = ()
-    micro_batch_tokens: int = 4096
-    kv_cache_tokens: int = 0
+from eztinker.types.messages import Command, Event, WorkerSettings
 
 
 class WorkerDied(Exception):  # noqa: N818 - an occurrence, not a mistake

@@ -206,12 +206,17 @@ class ErrorInfo:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReady:
-    """The worker imported torch and listens."""
+    """The worker imported torch and listens.
+
+    Attributes:
+        loss_functions: names registered by plugins, beyond those of ``types/losses.py``.
+    """
 
     epoch: int
     pid: int
     device: str
     num_threads: int
+    loss_functions: list[str] = dataclass_field(default_factory=list)
     versions: dict[str, str] = dataclass_field(default_factory=dict)
 
 

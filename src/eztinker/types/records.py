@@ -1,0 +1,106 @@
+"""What the store remembers and the API shows: runs, jobs, checkpoints.
+
+Plain facts without behaviour. Times are seconds since the epoch (UTC).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from eztinker.types.messages import ErrorInfo
+from eztinker.types.operations import Result
+from eztinker.types.training import LoRAConfig, LossSpec, Quantization
+
+JobStatus = Literal["queued", "running", "completed", "failed", "cancelled"]
+FINAL_STATUSES: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run: an adapter with its optimizer.
+
+    Attributes:
+        loss: what ``forward_backward`` uses when the request names no loss.
+        status: ``creating`` until operation 0 is done, then ``ready``.
+        step: optimizer steps done and committed.
+        user_metadata: the creator's own strings.
+    """
+
+    run_id: str
+    base_model: str
+    lora: LoRAConfig
+    loss: LossSpec
+    seed: int
+    quantization: Quantization
+    status: Literal["creating", "ready"]
+    created_at_s: float
+    step: int = 0
+    device: str = ""
+    num_trainable_parameters: int = 0
+    target_modules: list[str] = field(default_factory=list)
+    user_metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JobRecord:
+    """An accepted operation and, when it has ended, its result or error.
+
+    Attributes:
+        run_id: None for sampling from a bare base model.
+        seq: number of the operation in its run; None for operations outside the order (sampling).
+        queue_position: jobs ahead of it, 0 is next; None unless queued.
+        wait_reason: why it is not running yet, in words; None unless queued.
+    """
+
+    job_id: str
+    run_id: str | None
+    seq: int | None
+    kind: str
+    status: JobStatus
+    created_at_s: float
+    started_at_s: float | None = None
+    finished_at_s: float | None = None
+    result: Result | None = None
+    error: ErrorInfo | None = None
+    queue_position: int | None = None
+    wait_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRecord:
+    """A named, durable state of a run.
+
+    Attributes:
+        is_sampler: holds weights only, no optimizer.
+        folder: where it lies, in PEFT's layout.
+    """
+
+    run_id: str
+    name: str
+    base_model: str
+    lora: LoRAConfig
+    created_at_s: float
+    size_bytes: int
+    is_sampler: bool
+    step: int
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModelRecord:
+    """A base model by name: where it lies and what its config says, without its weights.
+
+    Attributes:
+        name: as the user says it (``nano``, an alias, a hub id, a folder).
+        folder: local folder with ``config.json`` and safetensors files.
+        context_length: most tokens of a sequence.
+        vocab_size: ids run from 0 to vocab_size - 1.
+    """
+
+    name: str
+    folder: str
+    architecture: str
+    context_length: int
+    vocab_size: int
+    resident: bool = False

@@ -104,3 +104,15 @@ class BaseModelRecord:
     context_length: int
     vocab_size: int
     resident: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRecord:
+    """A run's whole state on disk, taken after the operation ``seq``."""
+
+    run_id: str
+    seq: int
+    step: int
+    folder: str
+    created_at_s: float
+    size_bytes: int

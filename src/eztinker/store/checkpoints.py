@@ -1,0 +1,108 @@
+"""Rows of ``checkpoints``: named states of runs.
+
+Their files are ``blobs.py``'s business. Functions over an open connection, called inside
+``Database.write`` or ``read``.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import sqlalchemy as sa
+
+from eztinker.errors import AlreadyExistsError, NotFoundError
+from eztinker.store.tables import checkpoints
+from eztinker.types.records import CheckpointRecord
+from eztinker.types.training import LoRAConfig
+
+
+def put_checkpoint(
+    connection: sa.Connection, checkpoint: CheckpointRecord, *, overwrite: bool
+) -> None:
+    """Store a checkpoint.
+
+    Raises:
+        AlreadyExistsError: the run has one of this name and ``overwrite`` is off.
+    """
+    if not overwrite:
+        refuse_existing(connection, checkpoint.run_id, checkpoint.name)
+    connection.execute(checkpoints.delete().where(_is(checkpoint.run_id, checkpoint.name)))
+    connection.execute(
+        checkpoints.insert().values(
+            run_id=checkpoint.run_id,
+            name=checkpoint.name,
+            base_model=checkpoint.base_model,
+            lora_json=msgspec.json.encode(checkpoint.lora).decode(),
+            created_at_s=checkpoint.created_at_s,
+            size_bytes=checkpoint.size_bytes,
+            is_sampler=checkpoint.is_sampler,
+            step=checkpoint.step,
+            folder=checkpoint.folder,
+        )
+    )
+
+
+def refuse_existing(connection: sa.Connection, run_id: str, name: str) -> None:
+    """Raise ``AlreadyExistsError`` if the run has a checkpoint of this name."""
+    if connection.scalar(sa.select(checkpoints.c.name).where(_is(run_id, name))) is not None:
+        raise AlreadyExistsError(
+            f"Run {run_id!r} has a checkpoint named {name!r}. Choose another name, or pass "
+            "overwrite: true.",
+            code="checkpoint_exists",
+            field="name",
+        )
+
+
+def get_checkpoint(connection: sa.Connection, run_id: str, name: str) -> CheckpointRecord:
+    """The checkpoint.
+
+    Raises:
+        NotFoundError: code ``checkpoint_not_found``; names those the run has.
+    """
+    row = connection.execute(sa.select(checkpoints).where(_is(run_id, name))).one_or_none()
+    if row is None:
+        names = [checkpoint.name for checkpoint in list_checkpoints(connection, run_id)]
+        held = f"It has: {', '.join(names[:10])}." if names else "It has none."
+        raise NotFoundError(
+            f"Run {run_id!r} has no checkpoint named {name!r}. {held}",
+            code="checkpoint_not_found",
+            field="checkpoint",
+        )
+    return _checkpoint(row)
+
+
+def list_checkpoints(connection: sa.Connection, run_id: str | None) -> list[CheckpointRecord]:
+    """Checkpoints of one run or of all, oldest first."""
+    query = sa.select(checkpoints)
+    if run_id is not None:
+        query = query.where(checkpoints.c.run_id == run_id)
+    rows = connection.execute(query.order_by(checkpoints.c.created_at_s, checkpoints.c.name))
+    return [_checkpoint(row) for row in rows]
+
+
+def delete_checkpoint(connection: sa.Connection, run_id: str, name: str) -> CheckpointRecord:
+    """Forget a checkpoint; returns it so that its files can follow.
+
+    Raises:
+        NotFoundError: code ``checkpoint_not_found``.
+    """
+    checkpoint = get_checkpoint(connection, run_id, name)
+    connection.execute(checkpoints.delete().where(_is(run_id, name)))
+    return checkpoint
+
+
+def _is(run_id: str, name: str) -> sa.ColumnElement[bool]:
+    return (checkpoints.c.run_id == run_id) & (checkpoints.c.name == name)
+
+
+def _checkpoint(row: sa.Row) -> CheckpointRecord:
+    return CheckpointRecord(
+        run_id=row.run_id,
+        name=row.name,
+        base_model=row.base_model,
+        lora=msgspec.json.decode(row.lora_json, type=LoRAConfig),
+        created_at_s=row.created_at_s,
+        size_bytes=row.size_bytes,
+        is_sampler=row.is_sampler,
+        step=row.step,
+        folder=row.folder,
+    )

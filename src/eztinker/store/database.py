@@ -1,0 +1,246 @@
+"""The database of one state folder: one writer, many readers, one owner.
+
+``write`` runs a function inside a transaction and returns when it is durable. All functions that
+wait while a commit is on its way to the disk share the next one (group commit), each in a savepoint
+of its own so that one failing does not take the others along. Knows nothing of what is stored.
+Called by the service and the engine; the queries stand in the files named after the tables.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import event, exc, pool
+
+from eztinker.errors import ConflictError, DiskFullError, EZTinkerError, StorageError
+
+T = TypeVar("T")
+Query = Callable[[sa.Connection], T]
+
+FILE_NAME = "eztinker.sqlite3"
+MAX_GROUP = 256
+"""Writes that share one commit at most."""
+
+
+class Database:
+    """Durable storage of a state folder. ``open`` it, ``close`` it; at most one process at a time."""
+
+    def __init__(self, state_dir: Path, *, durability: str = "full") -> None:
+        self._path = state_dir / FILE_NAME
+        self._synchronous = "FULL" if durability == "full" else "NORMAL"
+        self._lock_file: int | None = None
+        self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._writer: threading.Thread | None = None
+        self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="eztinker-read")
+
+    def open(self) -> None:
+        """Take the folder, migrate the schema, start the writer.
+
+        Raises:
+            ConflictError: another process owns the folder (code ``state_in_use``).
+            StorageError: the file is no database of ours, or of a newer version.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._take_folder()
+        self._engine = sa.create_engine(
+            f"sqlite:///{self._path}",
+            poolclass=pool.QueuePool,
+            pool_size=4,
+            connect_args={"check_same_thread": False, "isolation_level": None},
+        )
+        event.listen(self._engine, "connect", self._set_pragmas)
+        # The driver would begin only before the first write; a transaction must begin at once so
+        # that what it reads is what it then changes.
+        event.listen(self._engine, "begin", lambda conn: conn.exec_driver_sql("BEGIN"))
+        self._migrate()
+        self._writer = threading.Thread(
+            target=self._write_forever, name="eztinker-write", daemon=True
+        )
+        self._writer.start()
+
+    def close(self) -> None:
+        """Finish queued writes and let the folder go; idempotent."""
+        if self._writer is not None:
+            self._queue.put(None)
+            self._writer.join()
+            self._writer = None
+            self._readers.shutdown()
+            self._engine.dispose()
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+            self._lock_file = None
+
+    async def write(self, query: Query[T]) -> T:
+        """Run ``query`` in a transaction; return its value once it is durable.
+
+        Raises:
+            DiskFullError, StorageError: nothing of ``query`` was kept.
+            EZTinkerError: whatever ``query`` raised; nothing of it was kept.
+        """
+        return await asyncio.wrap_future(self.write_soon(query))
+
+    def write_soon(self, query: Query[T]) -> Future[T]:
+        """Like ``write`` for callers without an event loop; keeps the order of calls."""
+        write = _Write(query)
+        self._queue.put(write)
+        return write.future
+
+    async def read(self, query: Query[T]) -> T:
+        """Run ``query`` on committed data, beside the writer."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, self._read, query)
+
+    # Opening --------------------------------------------------------------------------------------
+
+    def _take_folder(self) -> None:
+        lock_path = self._path.parent / "lock"
+        self._lock_file = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock_file)
+            self._lock_file = None
+            raise ConflictError(
+                f"Another EZTinker server uses the state folder {self._path.parent}. "
+                "Stop it, or give this one its own --state-dir.",
+                code="state_in_use",
+            ) from None
+
+    def _set_pragmas(self, connection: sqlite3.Connection, _record: Any) -> None:
+        for pragma in (
+            "journal_mode=WAL",
+            f"synchronous={self._synchronous}",
+            "foreign_keys=ON",
+            "busy_timeout=10000",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    def _migrate(self) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        try:
+            with self._engine.begin() as connection:
+                config.attributes["connection"] = connection
+                self._refuse_newer(connection, config)
+                command.upgrade(config, "head")
+        except (exc.DatabaseError, sqlite3.DatabaseError) as error:
+            raise StorageError(
+                f"{self._path} cannot be opened as an EZTinker database: {_reason(error)}. "
+                "Restore a copy of the state folder, or start with a new --state-dir."
+            ) from error
+
+    def _refuse_newer(self, connection: sa.Connection, config: Config) -> None:
+        if not sa.inspect(connection).has_table("alembic_version"):
+            return
+        found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+        if found is not None and found not in known:
+            raise StorageError(
+                f"The state folder {self._path.parent} was written by a newer EZTinker (schema "
+                f"{found}; this one knows up to {max(known)}). Install that version again, or "
+                "start with a new --state-dir.",
+                code="state_too_new",
+            )
+
+    # Reading and writing --------------------------------------------------------------------------
+
+    def _read(self, query: Query[T]) -> T:
+        try:
+            with self._engine.connect() as connection:
+                return query(connection)
+        except (exc.DatabaseError, sqlite3.DatabaseError) as error:
+            raise _storage_error(error) from error
+
+    def _write_forever(self) -> None:
+        with self._engine.connect() as connection:
+            while (write := self._queue.get()) is not None:
+                group, last = self._gather(write)
+                self._commit(connection, group)
+                if last:
+                    return
+
+    def _gather(self, first: _Write) -> tuple[list[_Write], bool]:
+        """All writes that wait already; True when the queue was closed behind them."""
+        group = [first]
+        while len(group) < MAX_GROUP:
+            try:
+                write = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if write is None:
+                return group, True
+            group.append(write)
+        return group, False
+
+    def _commit(self, connection: sa.Connection, group: list[_Write]) -> None:
+        group = [write for write in group if write.future.set_running_or_notify_cancel()]
+        try:
+            with connection.begin():
+                for write in group:
+                    write.run(connection)
+        except (exc.DatabaseError, sqlite3.DatabaseError) as error:
+            for write in group:
+                write.fail(_storage_error(error))
+        for write in group:
+            write.settle()
+
+
+class _Write:
+    """One caller's function on its way through the writer."""
+
+    def __init__(self, query: Query[Any]) -> None:
+        self.future: Future[Any] = Future()
+        self._query = query
+        self._value: Any = None
+        self._error: BaseException | None = None
+
+    def run(self, connection: sa.Connection) -> None:
+        savepoint = connection.begin_nested()
+        try:
+            self._value = self._query(connection)
+        except (exc.OperationalError, sqlite3.OperationalError):
+            raise  # disk full or worse: the whole group is lost
+        except Exception as error:
+            self._error = error
+            savepoint.rollback()
+        else:
+            savepoint.commit()
+
+    def fail(self, error: EZTinkerError) -> None:
+        self._error = error
+
+    def settle(self) -> None:
+        """Tell the caller; only now has the commit succeeded or failed."""
+        if self._error is not None:
+            self.future.set_exception(self._error)
+        else:
+            self.future.set_result(self._value)
+
+
+def _storage_error(error: Exception) -> EZTinkerError:
+    reason = _reason(error)
+    if "disk is full" in reason or "disk I/O error" in reason:
+        return DiskFullError(
+            f"No room to store the request durably ({reason}). Free space on the disk that holds "
+            "the state folder; nothing was changed.",
+            retry_after_s=10.0,
+        )
+    return StorageError(f"The database could not be used: {reason}.")
+
+
+def _reason(error: Exception) -> str:
+    original = getattr(error, "orig", None) or error
+    return str(original).splitlines()[0] if str(original) else type(original).__name__

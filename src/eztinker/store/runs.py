@@ -1,0 +1,165 @@
+"""Rows of ``runs`` and ``snapshots`` to records and back.
+
+Functions over an open connection, called inside ``Database.write`` or ``read``.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import sqlalchemy as sa
+
+from eztinker.errors import AlreadyExistsError, NotFoundError
+from eztinker.store.tables import jobs, runs, snapshots
+from eztinker.types.operations import RunCreated
+from eztinker.types.records import RunRecord, SnapshotRecord
+from eztinker.types.training import LoRAConfig, LossSpec
+
+
+def insert_run(connection: sa.Connection, run: RunRecord) -> None:
+    """Store a new run; its operation 0 is the creation itself.
+
+    Raises:
+        AlreadyExistsError: a run of this id exists.
+    """
+    if connection.scalar(sa.select(runs.c.run_id).where(runs.c.run_id == run.run_id)) is not None:
+        raise AlreadyExistsError(
+            f"A run named {run.run_id!r} exists. Choose another run_id, or delete that run first.",
+            code="run_exists",
+            field="run_id",
+        )
+    connection.execute(
+        runs.insert().values(
+            run_id=run.run_id,
+            base_model=run.base_model,
+            lora_json=_to_json(run.lora),
+            loss_json=_to_json(run.loss),
+            seed=run.seed,
+            quantization=run.quantization,
+            status=run.status,
+            created_at_s=run.created_at_s,
+            step=run.step,
+            next_seq=0,
+            facts_json="{}",
+            user_metadata_json=_to_json(run.user_metadata),
+        )
+    )
+
+
+def get_run(connection: sa.Connection, run_id: str) -> RunRecord:
+    """The run.
+
+    Raises:
+        NotFoundError: code ``run_not_found``.
+    """
+    row = connection.execute(sa.select(runs).where(runs.c.run_id == run_id)).one_or_none()
+    if row is None:
+        raise NotFoundError(
+            f"There is no run {run_id!r}. GET /v1/runs (or `eztinker list-runs`) lists them.",
+            code="run_not_found",
+            field="run_id",
+        )
+    return _run(row)
+
+
+def list_runs(
+    connection: sa.Connection, *, limit: int, offset: int, base_model: str | None
+) -> tuple[list[RunRecord], int]:
+    """One page of runs, newest first, and how many there are in all."""
+    query = sa.select(runs)
+    if base_model is not None:
+        query = query.where(runs.c.base_model == base_model)
+    total = connection.scalar(sa.select(sa.func.count()).select_from(query.subquery()))
+    page = query.order_by(runs.c.created_at_s.desc(), runs.c.run_id).limit(limit).offset(offset)
+    return [_run(row) for row in connection.execute(page)], total or 0
+
+
+def complete_creation(connection: sa.Connection, created: RunCreated) -> None:
+    """Mark a run as ready, with what the worker found out about it."""
+    connection.execute(
+        runs.update()
+        .where(runs.c.run_id == created.run_id)
+        .values(status="ready", facts_json=_to_json(created))
+    )
+
+
+def set_step(connection: sa.Connection, run_id: str, step: int) -> None:
+    """Record how many optimizer steps are committed."""
+    connection.execute(runs.update().where(runs.c.run_id == run_id).values(step=step))
+
+
+def delete_run(connection: sa.Connection, run_id: str) -> None:
+    """Forget a run, its jobs and snapshots. Checkpoints stay."""
+    get_run(connection, run_id)
+    connection.execute(jobs.delete().where(jobs.c.run_id == run_id))
+    connection.execute(snapshots.delete().where(snapshots.c.run_id == run_id))
+    connection.execute(runs.delete().where(runs.c.run_id == run_id))
+
+
+# Snapshots ----------------------------------------------------------------------------------------
+
+
+def insert_snapshot(connection: sa.Connection, snapshot: SnapshotRecord, *, keep: int) -> list[str]:
+    """Store a snapshot and drop all but the newest ``keep``.
+
+    Payloads that no remaining snapshot needs for its replay are emptied.
+
+    Returns:
+        Folders of the dropped snapshots, now nobody's.
+    """
+    connection.execute(snapshots.insert().values(**_snapshot_values(snapshot)))
+    held = list_snapshots(connection, snapshot.run_id)
+    dropped = held[keep:]
+    for old in dropped:
+        connection.execute(
+            snapshots.delete().where(
+                (snapshots.c.run_id == old.run_id) & (snapshots.c.seq == old.seq)
+            )
+        )
+    if dropped:
+        connection.execute(
+            jobs.update()
+            .where((jobs.c.run_id == snapshot.run_id) & (jobs.c.seq <= held[keep - 1].seq))
+            .where(jobs.c.payload.is_not(None) & jobs.c.finished_at_s.is_not(None))
+            .values(payload=None)
+        )
+    return [old.folder for old in dropped]
+
+
+def list_snapshots(connection: sa.Connection, run_id: str) -> list[SnapshotRecord]:
+    """A run's snapshots, newest first."""
+    rows = connection.execute(
+        sa.select(snapshots).where(snapshots.c.run_id == run_id).order_by(snapshots.c.seq.desc())
+    )
+    return [SnapshotRecord(**row._mapping) for row in rows]
+
+
+def list_snapshot_folders(connection: sa.Connection) -> set[str]:
+    """Folders of all snapshots; anything else beside them is left over from a crash."""
+    return set(connection.scalars(sa.select(snapshots.c.folder)))
+
+
+def _snapshot_values(snapshot: SnapshotRecord) -> dict[str, object]:
+    return {name: getattr(snapshot, name) for name in snapshots.c.keys()}  # noqa: SIM118
+
+
+def _to_json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _run(row: sa.Row) -> RunRecord:
+    facts = msgspec.json.decode(row.facts_json)
+    return RunRecord(
+        run_id=row.run_id,
+        base_model=row.base_model,
+        lora=msgspec.json.decode(row.lora_json, type=LoRAConfig),
+        loss=msgspec.json.decode(row.loss_json, type=LossSpec),
+        seed=row.seed,
+        quantization=row.quantization,
+        status=row.status,
+        created_at_s=row.created_at_s,
+        step=row.step,
+        device=facts.get("device", ""),
+        num_trainable_parameters=facts.get("num_trainable_parameters", 0),
+        target_modules=facts.get("target_modules", []),
+        user_metadata=msgspec.json.decode(row.user_metadata_json),
+    )

@@ -1,0 +1,96 @@
+"""The schema: four tables that together are the log and what has been made from it.
+
+Columns only; queries stand in the file named after the table. Times are seconds since the epoch,
+``*_json`` columns readable text, payloads and results MessagePack (``types/codec.py``). Changes come
+with a numbered migration beside this file; a test compares the two.
+"""
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("run_id", Text, primary_key=True),
+    Column("base_model", Text, nullable=False),
+    Column("lora_json", Text, nullable=False),
+    Column("loss_json", Text, nullable=False),
+    Column("seed", Integer, nullable=False),
+    Column("quantization", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("created_at_s", Float, nullable=False),
+    Column("step", Integer, nullable=False, default=0),
+    Column("next_seq", Integer, nullable=False),
+    Column("facts_json", Text, nullable=False, default="{}"),
+    Column("user_metadata_json", Text, nullable=False, default="{}"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    # Arrival order over all runs; job ids are random so that they cannot be guessed.
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("job_id", Text, nullable=False, unique=True),
+    Column("run_id", Text, nullable=True),
+    Column("seq", Integer, nullable=True),
+    Column("kind", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("created_at_s", Float, nullable=False),
+    Column("started_at_s", Float, nullable=True),
+    Column("finished_at_s", Float, nullable=True),
+    # None once no replay can need it.
+    Column("payload", LargeBinary, nullable=True),
+    Column("result", LargeBinary, nullable=True),
+    Column("error_json", Text, nullable=True),
+    Column("plan", LargeBinary, nullable=True),
+    Column("num_deaths", Integer, nullable=False, default=0),
+    Column("compute_s", Float, nullable=False, default=0.0),
+    Column("idempotency_scope", Text, nullable=True),
+    Column("idempotency_key", Text, nullable=True),
+    Column("request_digest", Text, nullable=False, default=""),
+    UniqueConstraint("run_id", "seq", name="uq_jobs_run_seq"),
+    UniqueConstraint("idempotency_scope", "idempotency_key", name="uq_jobs_idempotency"),
+    sqlite_autoincrement=True,
+)
+Index("ix_jobs_status", jobs.c.status)
+Index("ix_jobs_run", jobs.c.run_id, jobs.c.number)
+
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("run_id", Text, ForeignKey("runs.run_id", ondelete="CASCADE"), primary_key=True),
+    # Operations up to and including this one are in the snapshot.
+    Column("seq", Integer, primary_key=True),
+    Column("step", Integer, nullable=False),
+    Column("folder", Text, nullable=False),
+    Column("created_at_s", Float, nullable=False),
+    Column("size_bytes", Integer, nullable=False),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    # No foreign key: a checkpoint outlives its run.
+    Column("run_id", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("base_model", Text, nullable=False),
+    Column("lora_json", Text, nullable=False),
+    Column("created_at_s", Float, nullable=False),
+    Column("size_bytes", Integer, nullable=False),
+    Column("is_sampler", Boolean, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("folder", Text, nullable=False),
+)

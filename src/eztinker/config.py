@@ -101,7 +101,7 @@ class ServerConfig(BaseModel):
     """``full`` survives a power cut; ``normal`` only the death of processes."""
     worker_hang_timeout_s: float = Field(60.0, gt=0)
     """A busy worker without a sign of life for so long is replaced."""
-    shutdown_timeout_s: float = Field(20.0, gt=0)
+    shutdown_timeout_s: float = Field(15.0, gt=0)
     """How long running work may go on after SIGTERM."""
     limits: Limits = Field(default_factory=lambda: Limits.model_validate({}))
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import msgspec
 import sqlalchemy as sa
 
-from eztinker.errors import ConflictError
+from eztinker.errors import ConflictError, NotFoundError
 from eztinker.store.jobs import StoredJob, get_job, stored_job
 from eztinker.store.tables import jobs, runs
 from eztinker.types import codec
@@ -51,7 +51,7 @@ def append(connection: sa.Connection, request: Request, *, scope: str) -> tuple[
     Raises:
         ConflictError: the key was used for another request (code ``idempotency_key_reused``).
     """
-    known = _find(connection, request, scope)
+    known = find(connection, request, scope=scope)
     if known is not None:
         return known, False
     seq = _take_seq(connection, request.run_id) if request.ordered and request.run_id else None
@@ -74,7 +74,12 @@ def append(connection: sa.Connection, request: Request, *, scope: str) -> tuple[
     return get_job(connection, request.job_id), True
 
 
-def _find(connection: sa.Connection, request: Request, scope: str) -> StoredJob | None:
+def find(connection: sa.Connection, request: Request, *, scope: str) -> StoredJob | None:
+    """The job that an earlier copy of this request made, if there is one.
+
+    Raises:
+        ConflictError: its idempotency key was used for another request.
+    """
     if request.idempotency_key is None:
         return None
     row = connection.execute(
@@ -99,7 +104,7 @@ def _take_seq(connection: sa.Connection, run_id: str) -> int:
     """The run's next number; the single writer makes reading and adding one step."""
     seq = connection.scalar(sa.select(runs.c.next_seq).where(runs.c.run_id == run_id))
     if seq is None:
-        raise ConflictError(f"Run {run_id!r} was deleted meanwhile.", code="run_deleted")
+        raise NotFoundError(f"Run {run_id!r} was deleted meanwhile.", code="run_not_found")
     connection.execute(runs.update().where(runs.c.run_id == run_id).values(next_seq=seq + 1))
     return seq
 

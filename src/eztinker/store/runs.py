@@ -73,6 +73,11 @@ def list_runs(
     return [_run(row) for row in connection.execute(page)], total or 0
 
 
+def count_runs(connection: sa.Connection) -> int:
+    """How many runs there are."""
+    return connection.scalar(sa.select(sa.func.count()).select_from(runs)) or 0
+
+
 def complete_creation(connection: sa.Connection, created: RunCreated) -> None:
     """Mark a run as ready, with what the worker found out about it."""
     connection.execute(
@@ -92,6 +97,11 @@ def delete_run(connection: sa.Connection, run_id: str) -> None:
     get_run(connection, run_id)
     connection.execute(jobs.delete().where(jobs.c.run_id == run_id))
     connection.execute(snapshots.delete().where(snapshots.c.run_id == run_id))
+    delete_run_row(connection, run_id)
+
+
+def delete_run_row(connection: sa.Connection, run_id: str) -> None:
+    """Forget a run that never came to life; its failed creation stays as a job."""
     connection.execute(runs.delete().where(runs.c.run_id == run_id))
 
 

@@ -1,0 +1,289 @@
+"""How each kind of operation is executed, and what its commit changes beside the job itself.
+
+An action brings in what the operation needs, asks the worker, and returns an ``Outcome``: the result
+and a function that writes the side effects in the job's own transaction. It changes nothing durable
+itself, files under temporary names apart. Called by ``loop.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from eztinker.config import ServerConfig
+from eztinker.engine.planning import plan_pass
+from eztinker.engine.recovery import Residents
+from eztinker.engine.snapshots import KEPT, Snapshots
+from eztinker.engine.supervisor import Answer, Supervisor
+from eztinker.store import blobs, checkpoints, runs
+from eztinker.store.database import Database
+from eztinker.store.jobs import StoredJob
+from eztinker.types import codec
+from eztinker.types.losses import LOSSES
+from eztinker.types.messages import (
+    Command,
+    JobDone,
+    OpenRun,
+    PassPlan,
+    ReadState,
+    RunEvaluate,
+    RunOptimStep,
+    RunPass,
+    RunSample,
+    StateRead,
+    StateWritten,
+    WriteState,
+)
+from eztinker.types.operations import (
+    CheckpointLoaded,
+    CheckpointSaved,
+    CreateRun,
+    Evaluate,
+    LoadCheckpoint,
+    Operation,
+    OptimStep,
+    RunCreated,
+    Sample,
+    SaveCheckpoint,
+    StepResult,
+    TrainingPass,
+)
+from eztinker.types.records import CheckpointRecord
+
+
+def _no_side_effect(_connection: sa.Connection) -> list[str]:
+    return []
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A finished operation, not yet committed.
+
+    Attributes:
+        result: encoded answer.
+        side_effects: run in the transaction of the job's end; returns snapshot folders to drop.
+        plan: as executed, for the replay.
+        compute_s: device seconds.
+    """
+
+    result: bytes
+    side_effects: Callable[[sa.Connection], list[str]] = _no_side_effect
+    plan: PassPlan | None = None
+    compute_s: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """One job on its way through the engine.
+
+    Attributes:
+        handed_over: the worker has been asked; should it die now, the job may be the reason.
+        epoch: the worker's life in which it is executed.
+    """
+
+    job: StoredJob
+    operation: Operation
+    handed_over: bool = False
+    epoch: int = -1
+
+
+class Actions:
+    """Executes operations of every kind."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        database: Database,
+        supervisor: Supervisor,
+        residents: Residents,
+        snapshots: Snapshots,
+    ) -> None:
+        self._config = config
+        self._database = database
+        self._supervisor = supervisor
+        self._residents = residents
+        self._snapshots = snapshots
+
+    async def execute(self, task: Task) -> Outcome:
+        """Execute one operation.
+
+        Raises:
+            WorkerDied: it has had no effect and may be tried again.
+            EZTinkerError: it has had no effect and will not succeed.
+        """
+        action: Callable[..., Awaitable[Outcome]] = {
+            CreateRun: self._create,
+            TrainingPass: self._pass,
+            OptimStep: self._optim_step,
+            SaveCheckpoint: self._save,
+            LoadCheckpoint: self._load,
+            Sample: self._sample,
+            Evaluate: self._evaluate,
+        }[type(task.operation)]
+        await self._supervisor.ready.wait()
+        task.epoch = self._supervisor.epoch
+        return await action(task, task.operation)
+
+    async def _create(self, task: Task, operation: CreateRun) -> Outcome:
+        run_id = _run_id(task)
+        await self._residents.need_base(operation.base_model, operation.quantization)
+        command = OpenRun(
+            task.job.job_id, run_id, operation.base_model, operation.lora, operation.seed
+        )
+        done = _done(await self._ask(task, command))
+        self._residents.note_run(run_id)
+        created = codec.decode(done.result, RunCreated)
+
+        def side_effects(connection: sa.Connection) -> list[str]:
+            runs.complete_creation(connection, created)
+            return []
+
+        return Outcome(done.result, side_effects)
+
+    async def _pass(self, task: Task, operation: TrainingPass) -> Outcome:
+        await self._residents.need_run(_run_id(task))
+        signature = LOSSES.get(operation.loss.name)
+        plan = plan_pass(
+            [datum.num_tokens for datum in operation.data],
+            budget_tokens=self._config.micro_batch_tokens,
+            group_size=signature.group_size if signature else 1,
+        )
+        command = RunPass(task.job.job_id, _run_id(task), _seq(task), operation, plan)
+        done = _done(await self._ask(task, command))
+        return Outcome(done.result, plan=done.executed_plan, compute_s=done.compute_s)
+
+    async def _optim_step(self, task: Task, operation: OptimStep) -> Outcome:
+        run_id = _run_id(task)
+        await self._residents.need_run(run_id)
+        command = RunOptimStep(task.job.job_id, run_id, _seq(task), operation)
+        done = _done(await self._ask(task, command))
+        step = codec.decode(done.result, StepResult).step
+
+        def side_effects(connection: sa.Connection) -> list[str]:
+            runs.set_step(connection, run_id, step)
+            return []
+
+        return Outcome(done.result, side_effects, compute_s=done.compute_s)
+
+    async def _save(self, task: Task, operation: SaveCheckpoint) -> Outcome:
+        run_id = _run_id(task)
+        run = await self._database.read(lambda connection: runs.get_run(connection, run_id))
+        if not operation.overwrite:
+            await self._database.read(
+                lambda connection: checkpoints.refuse_existing(connection, run_id, operation.name)
+            )
+        await self._residents.need_run(run_id)
+        target = self._config.checkpoints_path.absolute() / run_id / operation.name
+        written, size_bytes = await self._write_checkpoint(task, operation, target)
+        saved = CheckpointSaved(run_id, operation.name, str(target), size_bytes, written.step)
+        record = CheckpointRecord(
+            run_id=run_id,
+            name=operation.name,
+            base_model=run.base_model,
+            lora=run.lora,
+            created_at_s=time.time(),
+            size_bytes=size_bytes,
+            is_sampler=not operation.with_optimizer,
+            step=written.step,
+            folder=str(target),
+        )
+
+        def side_effects(connection: sa.Connection) -> list[str]:
+            checkpoints.put_checkpoint(connection, record, overwrite=True)
+            return []
+
+        return Outcome(codec.encode(saved), side_effects)
+
+    async def _write_checkpoint(
+        self, task: Task, operation: SaveCheckpoint, target: Path
+    ) -> tuple[StateWritten, int]:
+        temporary = await asyncio.to_thread(blobs.new_folder, target.parent)
+        try:
+            command = WriteState(
+                task.job.job_id, _run_id(task), str(temporary), operation.with_optimizer
+            )
+            written = await self._ask(task, command)
+            assert isinstance(written, StateWritten)
+            facts = {
+                "run_id": written.run_id,
+                "name": operation.name,
+                "step": written.step,
+                "with_optimizer": operation.with_optimizer,
+            }
+            size_bytes = await asyncio.to_thread(
+                blobs.publish, temporary, target, files=written.files, facts=facts
+            )
+        except BaseException:
+            await asyncio.to_thread(blobs.discard, temporary)
+            raise
+        return written, size_bytes
+
+    async def _load(self, task: Task, operation: LoadCheckpoint) -> Outcome:
+        run_id = _run_id(task)
+        checkpoint = await self._checkpoint(operation.source_run_id, operation.name)
+        await self._residents.need_run(run_id)
+        command = ReadState(task.job.job_id, run_id, checkpoint.folder, operation.with_optimizer)
+        read = await self._ask(task, command)
+        assert isinstance(read, StateRead)
+        # The checkpoint may be deleted tomorrow, so the replay starts from a copy made now.
+        snapshot = await self._snapshots.write(run_id, _seq(task), epoch=task.epoch)
+        loaded = CheckpointLoaded(run_id, operation.name, read.step, operation.with_optimizer)
+
+        def side_effects(connection: sa.Connection) -> list[str]:
+            runs.set_step(connection, run_id, read.step)
+            return runs.insert_snapshot(connection, snapshot, keep=KEPT)
+
+        return Outcome(codec.encode(loaded), side_effects)
+
+    async def _sample(self, task: Task, operation: Sample) -> Outcome:
+        weights = operation.weights
+        folder = None
+        if weights.run_id is not None and weights.checkpoint is not None:
+            folder = (await self._checkpoint(weights.run_id, weights.checkpoint)).folder
+            await self._residents.need_base(weights.base_model)
+        elif weights.run_id is not None:
+            await self._residents.need_run(weights.run_id)
+        else:
+            await self._residents.need_base(weights.base_model)
+        command = RunSample(task.job.job_id, operation, folder)
+        done = _done(await self._ask(task, command))
+        return Outcome(done.result, compute_s=done.compute_s)
+
+    async def _evaluate(self, task: Task, operation: Evaluate) -> Outcome:
+        await self._residents.need_run(_run_id(task))
+        lengths = [len(item.prompt_tokens) + len(item.response_tokens) for item in operation.items]
+        plan = plan_pass(lengths, budget_tokens=self._config.micro_batch_tokens)
+        command = RunEvaluate(task.job.job_id, _run_id(task), operation, plan)
+        done = _done(await self._ask(task, command))
+        return Outcome(done.result, compute_s=done.compute_s)
+
+    async def _checkpoint(self, run_id: str, name: str) -> CheckpointRecord:
+        record = await self._database.read(
+            lambda connection: checkpoints.get_checkpoint(connection, run_id, name)
+        )
+        await asyncio.to_thread(blobs.verify, Path(record.folder))
+        return record
+
+    async def _ask(self, task: Task, command: Command) -> Answer:
+        task.handed_over = True
+        return await self._supervisor.request(task.job.job_id, command, epoch=task.epoch)
+
+
+def _run_id(task: Task) -> str:
+    assert task.job.run_id is not None
+    return task.job.run_id
+
+
+def _seq(task: Task) -> int:
+    assert task.job.seq is not None
+    return task.job.seq
+
+
+def _done(answer: Answer) -> JobDone:
+    assert isinstance(answer, JobDone)
+    return answer

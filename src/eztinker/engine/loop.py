@@ -1,0 +1,326 @@
+"""The engine loop: plan, execute, commit.
+
+Takes accepted jobs, lets the scheduler choose, executes them through ``actions.py`` and commits how
+they ended before anyone can see it. A worker's death sends its jobs back into the queue; a job that
+was running at two deaths fails alone. Knows no wire and no tensor. Called by ``run_manager.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import sqlalchemy as sa
+
+from eztinker.engine.actions import Actions, Outcome, Task
+from eztinker.engine.executors.base import WorkerDied
+from eztinker.engine.recovery import Residents
+from eztinker.engine.scheduler import Scheduler, Ticket
+from eztinker.engine.snapshots import Snapshots
+from eztinker.engine.supervisor import Supervisor
+from eztinker.errors import (
+    CancelledError,
+    CapacityError,
+    EngineCrashError,
+    EZTinkerError,
+    ServerError,
+)
+from eztinker.store import log as operation_log
+from eztinker.store import runs
+from eztinker.store.database import Database, Query
+from eztinker.store.jobs import StoredJob, list_unfinished
+from eztinker.types.messages import CancelJob, ErrorInfo
+from eztinker.types.operations import STATE_KINDS, Evaluate, Operation, Sample, TrainingPass
+from eztinker.types.records import JobRecord
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MAX_DEATHS = 2
+"""Workers a job may take with it before it fails."""
+
+
+@dataclass(slots=True, eq=False)
+class ActiveJob:
+    """An accepted job until its end is committed.
+
+    Attributes:
+        ended: set when ``record`` is final.
+        cancel_asked: someone wants it to stop.
+    """
+
+    task: Task
+    ticket: Ticket
+    record: JobRecord
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    cancel_asked: bool = False
+
+
+class EngineLoop:
+    """Runs the accepted jobs of one server.
+
+    Attributes:
+        active: jobs that have not ended, by id.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        supervisor: Supervisor,
+        residents: Residents,
+        snapshots: Snapshots,
+        actions: Actions,
+    ) -> None:
+        self._database = database
+        self._supervisor = supervisor
+        self._residents = residents
+        self._snapshots = snapshots
+        self._actions = actions
+        self._scheduler = Scheduler()
+        self._wake = asyncio.Event()
+        self._executions: set[asyncio.Task[None]] = set()
+        self._main: asyncio.Task[None] | None = None
+        self.active: dict[str, ActiveJob] = {}
+
+    async def start(self) -> None:
+        """Take up the jobs that an earlier life left unfinished, and begin."""
+        for job in await self._database.read(list_unfinished):
+            self.submit(job)
+        self._main = asyncio.create_task(self._run(), name="engine-loop")
+
+    async def stop(self, *, timeout_s: float) -> None:
+        """Start nothing more; give running jobs ``timeout_s`` to end. The others stay in the log."""
+        if self._main is not None:
+            self._main.cancel()
+            await asyncio.gather(self._main, return_exceptions=True)
+        if self._executions:
+            await asyncio.wait(self._executions, timeout=timeout_s)
+        for execution in self._executions:
+            execution.cancel()
+        await asyncio.gather(*self._executions, return_exceptions=True)
+
+    def submit(self, job: StoredJob) -> ActiveJob:
+        """Queue an accepted job."""
+        operation = job.operation()
+        active = ActiveJob(Task(job, operation), _ticket(job, operation), job.record())
+        self.active[job.job_id] = active
+        self._scheduler.add(active.ticket)
+        self._wake.set()
+        return active
+
+    async def cancel(self, job_id: str) -> None:
+        """Stop a job: at once if it waits, between two units of work if it runs."""
+        active = self.active.get(job_id)
+        if active is None:
+            return
+        active.cancel_asked = True
+        if self._scheduler.remove(job_id):
+            await self._end(active, _cancelled())
+        elif active.task.handed_over:
+            await self._supervisor.tell(CancelJob(job_id))
+
+    def position(self, job_id: str) -> tuple[int, str] | None:
+        """Jobs ahead of a waiting job and the reason of its wait; None once it runs."""
+        found = self._scheduler.position(job_id)
+        if found is not None and not self._supervisor.ready.is_set():
+            return found[0], "the engine is starting"
+        return found
+
+    @property
+    def num_waiting(self) -> int:
+        """Accepted jobs that have not started."""
+        return self._scheduler.num_waiting
+
+    @property
+    def num_running(self) -> int:
+        """Jobs the worker has."""
+        return self._scheduler.num_running
+
+    def num_of_run(self, run_id: str) -> int:
+        """Jobs of a run that wait or run."""
+        return self._scheduler.num_in_queue(run_id)
+
+    # Plan -----------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while True:
+            await self._supervisor.ready.wait()
+            ticket = self._scheduler.next()
+            if ticket is None:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            active = self.active[ticket.job_id]
+            active.record = replace(active.record, status="running", started_at_s=time.time())
+            execution = asyncio.create_task(self._execute(active))
+            self._executions.add(execution)
+            execution.add_done_callback(self._executions.discard)
+
+    # Execute --------------------------------------------------------------------------------------
+
+    async def _execute(self, active: ActiveJob) -> None:
+        try:
+            outcome = await self._actions.execute(active.task)
+        except WorkerDied:
+            await self._after_death(active)
+        except EZTinkerError as error:
+            await self._end(active, error)
+        except Exception:
+            log.exception("Job %s failed inside the engine loop.", active.task.job.job_id)
+            await self._end(active, ServerError("The engine failed on this job; see its log."))
+        else:
+            await self._commit(active, outcome)
+
+    async def _after_death(self, active: ActiveJob) -> None:
+        """Try again, unless the job was there when workers died before."""
+        job_id = active.task.job.job_id
+        if not active.task.handed_over:
+            self._requeue(active, suspect=active.ticket.suspect)
+            return
+        active.task.handed_over = False
+        num_deaths = active.task.job.num_deaths + 1
+        active.task.job = replace(active.task.job, num_deaths=num_deaths)
+        await self._database.write(lambda connection: operation_log.count_death(connection, job_id))
+        if active.cancel_asked:
+            await self._end(active, _cancelled())
+        elif num_deaths >= MAX_DEATHS:
+            message = f"The engine worker died {num_deaths} times while it ran this job."
+            await self._end(active, EngineCrashError(f"{message} It will not be tried again."))
+        else:
+            self._requeue(active, suspect=True)
+
+    def _requeue(self, active: ActiveJob, *, suspect: bool) -> None:
+        active.ticket = replace(active.ticket, suspect=suspect)
+        active.record = replace(active.record, status="queued", started_at_s=None)
+        self._scheduler.put_back(active.ticket)
+        self._wake.set()
+
+    # Commit ---------------------------------------------------------------------------------------
+
+    async def _commit(self, active: ActiveJob, outcome: Outcome) -> None:
+        job = active.task.job
+
+        def write(connection: sa.Connection) -> list[str]:
+            self._finish(
+                connection,
+                active,
+                status="completed",
+                result=outcome.result,
+                plan=outcome.plan,
+                compute_s=outcome.compute_s,
+                keep_payload=job.kind in STATE_KINDS,
+            )
+            return outcome.side_effects(connection)
+
+        try:
+            dropped = await self._write_when_possible(write)
+        except EZTinkerError as error:
+            # The worker is ahead of the log now: the run is restored before its next use.
+            if job.run_id is not None and job.kind in STATE_KINDS | {"create_run"}:
+                await self._residents.evict(job.run_id)
+            await self._end(active, error)
+            return
+        await self._snapshots.drop(dropped)
+        await self._account(active.task, outcome.compute_s)
+        self._settle(active, status="completed", result=outcome.result)
+
+    async def _write_when_possible(self, query: Query[T]) -> T:
+        """Commit; with a full disk, wait for room: what was computed is not thrown away."""
+        while True:
+            try:
+                return await self._database.write(query)
+            except CapacityError as error:
+                log.warning("Waiting to commit: %s", error.message)
+                await asyncio.sleep(error.retry_after_s or 1.0)
+
+    async def _account(self, task: Task, compute_s: float) -> None:
+        """Add up what a replay would cost, and begin a snapshot when one is due."""
+        job = task.job
+        if job.run_id is None or job.seq is None or job.kind not in STATE_KINDS:
+            return
+        self._snapshots.note_compute(job.run_id, compute_s)
+        if job.kind == "optim_step" and self._snapshots.is_due(job.run_id, now_s=time.monotonic()):
+            await self._snapshots.begin(job.run_id, job.seq, epoch=task.epoch)
+
+    async def _end(self, active: ActiveJob, error: EZTinkerError) -> None:
+        """Commit a failure or cancellation; the run is as it was before the job."""
+        status = "cancelled" if error.code == "cancelled" else "failed"
+        info = ErrorInfo(error.code, error.message, error.category, error.field, error.details)
+
+        def write(connection: sa.Connection) -> None:
+            self._finish(connection, active, status=status, error=info)
+            if active.task.job.kind == "create_run" and active.task.job.run_id is not None:
+                runs.delete_run_row(connection, active.task.job.run_id)
+
+        try:
+            await self._write_when_possible(write)
+        except EZTinkerError as storage_error:
+            # It had no effect, so running it again after a restart is safe.
+            log.error("End of %s not stored: %s", active.task.job.job_id, storage_error.message)  # noqa: TRY400
+        self._settle(active, status=status, error=info)
+
+    @staticmethod
+    def _finish(connection: sa.Connection, active: ActiveJob, **values: object) -> None:
+        operation_log.finish(
+            connection,
+            active.task.job.job_id,
+            started_at_s=active.record.started_at_s,
+            finished_at_s=time.time(),
+            **values,  # type: ignore[arg-type]
+        )
+
+    def _settle(
+        self,
+        active: ActiveJob,
+        *,
+        status: str,
+        result: bytes | None = None,
+        error: ErrorInfo | None = None,
+    ) -> None:
+        """Let everyone see the end."""
+        stored = replace(
+            active.task.job,
+            status=status,
+            result=result,
+            error=error,
+            started_at_s=active.record.started_at_s,
+            finished_at_s=time.time(),
+        )
+        active.record = stored.record()
+        self._scheduler.finish(stored.job_id)
+        del self.active[stored.job_id]
+        active.ended.set()
+        self._wake.set()
+
+
+def _ticket(job: StoredJob, operation: Operation) -> Ticket:
+    num_rows = 1
+    num_tokens = 1
+    if isinstance(operation, TrainingPass):
+        num_tokens = operation.num_tokens
+    elif isinstance(operation, Sample):
+        num_rows = operation.num_samples
+    elif isinstance(operation, Evaluate):
+        num_tokens = sum(
+            len(item.prompt_tokens) + len(item.response_tokens) for item in operation.items
+        )
+    queue = job.run_id
+    if queue is None:
+        assert isinstance(operation, Sample)
+        queue = f"base model {operation.weights.base_model}"
+    return Ticket(
+        job_id=job.job_id,
+        queue=queue,
+        ordered=job.seq is not None,
+        num_tokens=max(1, num_tokens),
+        num_rows=num_rows,
+        suspect=job.num_deaths > 0,
+    )
+
+
+def _cancelled() -> EZTinkerError:
+    return CancelledError("The job was cancelled before it took effect.")

@@ -1,0 +1,37 @@
+"""How a pass is cut into micro-batches: a pure function of lengths and a budget.
+
+The plan is logged with the job, so that a replay computes the same sums in the same order. Knows
+nothing of tensors. Called by ``actions.py``.
+"""
+
+from collections.abc import Sequence
+
+from eztinker.types.messages import PassPlan
+
+
+def plan_pass(num_tokens_D: Sequence[int], *, budget_tokens: int, group_size: int = 1) -> PassPlan:
+    """Pack data into micro-batches of at most ``budget_tokens`` tokens, long ones first.
+
+    Args:
+        num_tokens_D: length of each datum.
+        budget_tokens: most tokens in a micro-batch; a longer group gets one of its own.
+        group_size: so many neighbours stay together (2 for pairs).
+
+    Returns:
+        Micro-batches of indices into the data, each index exactly once.
+    """
+    groups = [
+        range(start, min(start + group_size, len(num_tokens_D)))
+        for start in range(0, len(num_tokens_D), group_size)
+    ]
+    sizes = {group.start: sum(num_tokens_D[index] for index in group) for group in groups}
+    micro_batches: list[list[int]] = []
+    filled = budget_tokens + 1
+    # Sorting brings equal lengths together; ties keep the caller's order, so plans are stable.
+    for group in sorted(groups, key=lambda group: -sizes[group.start]):
+        if filled + sizes[group.start] > budget_tokens:
+            micro_batches.append([])
+            filled = 0
+        micro_batches[-1].extend(group)
+        filled += sizes[group.start]
+    return PassPlan(micro_batches=micro_batches)

@@ -1,0 +1,221 @@
+"""What the present worker holds in memory, and how a run gets there.
+
+A run's state is a function of the log: the newest snapshot whose checksums hold, then the completed
+operations after it by the plans they were executed with. The same path serves a restarted server, a
+replaced worker and a run that was never loaded. Differences between a replayed result and the logged
+one are counted. Called by ``actions.py`` before it uses a model or run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from eztinker.engine.planning import plan_pass
+from eztinker.engine.snapshots import Snapshots
+from eztinker.engine.supervisor import Supervisor
+from eztinker.errors import StorageError
+from eztinker.store import blobs
+from eztinker.store.database import Database
+from eztinker.store.jobs import StoredJob, list_replayable
+from eztinker.store.runs import get_run, list_snapshots
+from eztinker.types import codec
+from eztinker.types.messages import (
+    BaseModelLoaded,
+    CloseRun,
+    Command,
+    JobDone,
+    LoadBaseModel,
+    OpenRun,
+    RunOptimStep,
+    RunPass,
+)
+from eztinker.types.operations import OptimStep, PassResult, StepResult, TrainingPass
+from eztinker.types.records import BaseModelRecord, RunRecord, SnapshotRecord
+from eztinker.types.training import Quantization
+
+log = logging.getLogger(__name__)
+
+Resolve = Callable[[str], Awaitable[BaseModelRecord]]
+
+
+class Residents:
+    """Base models and runs in the present worker's memory.
+
+    Attributes:
+        num_replayed: operations executed again since the start.
+        num_differences: of those, how many gave another result than the log has.
+        loaded: facts about the resident base models, by name and quantization.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        supervisor: Supervisor,
+        snapshots: Snapshots,
+        resolve: Resolve,
+        *,
+        micro_batch_tokens: int,
+    ) -> None:
+        self._database = database
+        self._supervisor = supervisor
+        self._snapshots = snapshots
+        self._resolve = resolve
+        self._micro_batch_tokens = micro_batch_tokens
+        self._epoch = -1
+        self._arrivals: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self.loaded: dict[tuple[str, str], BaseModelLoaded] = {}
+        self.num_replayed = 0
+        self.num_differences = 0
+
+    async def need_base(self, base_model: str, quantization: Quantization = "none") -> None:
+        """Return when the base model is resident.
+
+        Raises:
+            WorkerDied, EZTinkerError: it could not be loaded.
+        """
+        await self._arrive(
+            ("base", f"{base_model}:{quantization}"),
+            lambda: self._load_base(base_model, quantization),
+        )
+
+    async def need_run(self, run_id: str) -> None:
+        """Return when the run is resident with all its completed operations.
+
+        Raises:
+            WorkerDied, EZTinkerError: it could not be restored.
+        """
+        await self._arrive(("run", run_id), lambda: self._restore(run_id))
+
+    def note_run(self, run_id: str) -> None:
+        """The run was just created in the worker."""
+        self._forget_if_new_epoch()
+        self._arrivals["run", run_id] = asyncio.ensure_future(_nothing())
+
+    async def evict(self, run_id: str) -> None:
+        """The run's state in the worker is not that of the log, or not needed: restore it next time."""
+        self._arrivals.pop(("run", run_id), None)
+        await self._supervisor.tell(CloseRun(run_id))
+
+    # Arrival --------------------------------------------------------------------------------------
+
+    async def _arrive(self, key: tuple[str, str], bring: Callable[[], Awaitable[None]]) -> None:
+        """Bring something in once, however many wait for it; a failure is not remembered."""
+        await self._supervisor.ready.wait()
+        self._forget_if_new_epoch()
+        task = self._arrivals.get(key)
+        if task is None:
+            task = self._arrivals[key] = asyncio.ensure_future(bring())  # type: ignore[arg-type]
+        try:
+            # One waiting job may be cancelled; the others still want it.
+            await asyncio.shield(task)
+        except BaseException:
+            if task.done() and self._arrivals.get(key) is task:
+                del self._arrivals[key]
+            raise
+
+    def _forget_if_new_epoch(self) -> None:
+        if self._epoch != self._supervisor.epoch:
+            self._epoch = self._supervisor.epoch
+            self._arrivals.clear()
+            self.loaded.clear()
+
+    async def _load_base(self, base_model: str, quantization: Quantization) -> None:
+        record = await self._resolve(base_model)
+        answer = await self._supervisor.request(
+            f"base:{base_model}",
+            LoadBaseModel(base_model, record.folder, quantization),
+            epoch=self._epoch,
+        )
+        assert isinstance(answer, BaseModelLoaded)
+        self.loaded[base_model, quantization] = answer
+
+    # Restoring ------------------------------------------------------------------------------------
+
+    async def _restore(self, run_id: str) -> None:
+        run = await self._database.read(lambda connection: get_run(connection, run_id))
+        epoch = self._epoch
+        await self.need_base(run.base_model, run.quantization)
+        snapshot = await self._newest_valid_snapshot(run_id)
+        key = f"open:{run_id}"
+        await self._supervisor.request(
+            key,
+            OpenRun(
+                job_id=key,
+                run_id=run_id,
+                base_model=run.base_model,
+                lora=run.lora,
+                seed=run.seed,
+                snapshot_folder=snapshot.folder if snapshot else None,
+            ),
+            epoch=epoch,
+        )
+        after_seq = snapshot.seq if snapshot else 0
+        jobs = await self._database.read(
+            lambda connection: list_replayable(connection, run_id, after_seq=after_seq)
+        )
+        for job in jobs:
+            await self._replay(run, job, epoch=epoch)
+        self.num_replayed += len(jobs)
+
+    async def _newest_valid_snapshot(self, run_id: str) -> SnapshotRecord | None:
+        held = await self._database.read(lambda connection: list_snapshots(connection, run_id))
+        for snapshot in held:
+            try:
+                await asyncio.to_thread(blobs.verify, Path(snapshot.folder))
+            except StorageError as error:
+                log.warning("Snapshot of %s is unusable: %s", run_id, error.message)
+            else:
+                return snapshot
+        return None
+
+    async def _replay(self, run: RunRecord, job: StoredJob, *, epoch: int) -> None:
+        if job.payload is None:
+            raise StorageError(
+                f"Run {run.run_id} cannot be restored: its snapshots are damaged and the log no "
+                f"longer holds operation {job.seq}. Load one of its checkpoints into a new run.",
+                code="run_lost",
+            )
+        answer = await self._supervisor.request(
+            f"replay:{job.job_id}", self._replay_command(job), epoch=epoch
+        )
+        assert isinstance(answer, JobDone)
+        self._snapshots.note_compute(run.run_id, answer.compute_s)
+        if not _same_result(job, answer):
+            self.num_differences += 1
+            log.warning("Replay of %s gave another result than before.", job.job_id)
+
+    def _replay_command(self, job: StoredJob) -> Command:
+        operation = job.operation()
+        key = f"replay:{job.job_id}"
+        assert job.run_id is not None
+        assert job.seq is not None
+        if isinstance(operation, TrainingPass):
+            plan = job.plan or plan_pass(
+                [datum.num_tokens for datum in operation.data],
+                budget_tokens=self._micro_batch_tokens,
+            )
+            return RunPass(key, job.run_id, job.seq, operation, plan)
+        if isinstance(operation, OptimStep):
+            return RunOptimStep(key, job.run_id, job.seq, operation)
+        raise StorageError(
+            f"Run {job.run_id} cannot be restored: the snapshot that followed its {job.kind} "
+            f"(operation {job.seq}) is damaged.",
+            code="run_lost",
+        )
+
+
+def _same_result(job: StoredJob, answer: JobDone) -> bool:
+    """Whether a replay reports the same numbers, to the last bit."""
+    before = job.decoded_result()
+    if isinstance(before, PassResult):
+        return before.loss == codec.decode(answer.result, PassResult).loss
+    if isinstance(before, StepResult):
+        return before == codec.decode(answer.result, StepResult)
+    return True
+
+
+async def _nothing() -> None:
+    return None

@@ -1,0 +1,140 @@
+"""The engine as the service sees it: one object to start, feed, ask and stop.
+
+Puts supervisor, residents, snapshots, actions and loop together. Decides nothing itself. Made by
+``launch.py`` with the executor to use; called by ``service/``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from eztinker.config import ServerConfig
+from eztinker.engine.actions import Actions
+from eztinker.engine.executors.base import Executor
+from eztinker.engine.loop import ActiveJob, EngineLoop
+from eztinker.engine.recovery import Residents, Resolve
+from eztinker.engine.snapshots import Snapshots
+from eztinker.engine.supervisor import Supervisor
+from eztinker.store import blobs
+from eztinker.store.database import Database
+from eztinker.store.jobs import StoredJob
+from eztinker.store.runs import list_snapshot_folders
+from eztinker.types.messages import BaseModelLoaded, WorkerSettings
+
+
+class RunManager:
+    """One engine over one database."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        database: Database,
+        make_executor: Callable[[], Executor],
+        resolve: Resolve,
+    ) -> None:
+        self._config = config
+        self._database = database
+        settings = WorkerSettings(
+            epoch=0,
+            device=config.device,
+            dtype=config.dtype,
+            num_threads=config.num_threads,
+            plugins=config.plugins,
+            micro_batch_tokens=config.micro_batch_tokens,
+            kv_cache_tokens=config.kv_cache_tokens,
+        )
+        self._supervisor = Supervisor(
+            make_executor, settings, hang_timeout_s=config.worker_hang_timeout_s
+        )
+        self._snapshots = Snapshots(config, database, self._supervisor)
+        self._residents = Residents(
+            database,
+            self._supervisor,
+            self._snapshots,
+            resolve,
+            micro_batch_tokens=config.micro_batch_tokens,
+        )
+        actions = Actions(config, database, self._supervisor, self._residents, self._snapshots)
+        self._loop = EngineLoop(
+            database, self._supervisor, self._residents, self._snapshots, actions
+        )
+
+    async def start(self) -> None:
+        """Clear away what crashes left, start the worker, take up unfinished jobs."""
+        kept = await self._database.read(list_snapshot_folders)
+        await asyncio.to_thread(blobs.sweep, self._snapshots.folder, keep=kept)
+        await asyncio.to_thread(blobs.sweep, self._config.checkpoints_path)
+        await self._supervisor.start()
+        await self._loop.start()
+
+    async def stop(self) -> None:
+        """Let running jobs end within the configured time, then end the worker."""
+        await self._loop.stop(timeout_s=self._config.shutdown_timeout_s)
+        await self._snapshots.settle()
+        await self._supervisor.stop()
+
+    def submit(self, job: StoredJob) -> ActiveJob:
+        """Queue a job that has just been logged."""
+        return self._loop.submit(job)
+
+    async def cancel(self, job_id: str) -> None:
+        """Stop a job if it has not ended."""
+        await self._loop.cancel(job_id)
+
+    def active(self, job_id: str) -> ActiveJob | None:
+        """The job if it has not ended."""
+        return self._loop.active.get(job_id)
+
+    def all_active(self) -> list[ActiveJob]:
+        """Jobs that have not ended, oldest first."""
+        return list(self._loop.active.values())
+
+    def active_of_run(self, run_id: str) -> list[ActiveJob]:
+        """Jobs of a run that have not ended."""
+        return [job for job in self._loop.active.values() if job.task.job.run_id == run_id]
+
+    def position(self, job_id: str) -> tuple[int, str] | None:
+        """Jobs ahead of a waiting job, and why it waits."""
+        return self._loop.position(job_id)
+
+    def num_of_run(self, run_id: str) -> int:
+        """Jobs of a run that wait or run."""
+        return self._loop.num_of_run(run_id)
+
+    async def forget_run(self, run_id: str) -> None:
+        """Free what a deleted run holds, on the device and on disk."""
+        await self._residents.evict(run_id)
+        self._snapshots.forget(run_id)
+        await asyncio.to_thread(blobs.discard, self._snapshots.folder / run_id)
+
+    async def need_base(self, base_model: str) -> None:
+        """Load a base model unless it is resident."""
+        await self._residents.need_base(base_model)
+
+    @property
+    def loaded_models(self) -> list[BaseModelLoaded]:
+        """Base models in memory."""
+        return list(self._residents.loaded.values())
+
+    @property
+    def loss_functions(self) -> list[str]:
+        """Losses that plugins have registered."""
+        facts = self._supervisor.facts
+        return facts.loss_functions if facts else []
+
+    def health(self) -> dict[str, Any]:
+        """Facts for ``/health``; never waits."""
+        supervisor = self._supervisor
+        ready = supervisor.ready.is_set()
+        starting = "starting" if supervisor.num_deaths == 0 else "restarting"
+        return {
+            "engine": "ready" if ready else starting,
+            "device": supervisor.facts.device if supervisor.facts else None,
+            "queued_jobs": self._loop.num_waiting,
+            "running_jobs": self._loop.num_running,
+            "worker_restarts": supervisor.num_deaths,
+            "replayed_operations": self._residents.num_replayed,
+            "replay_differences": self._residents.num_differences,
+        }

@@ -1,0 +1,170 @@
+"""Which job starts next: a pure queue, without clock, tensors or I/O.
+
+Operations of a run start in their order, one at a time; between runs deficit round-robin by tokens
+(Shreedhar & Varghese 1995), so that one run's long passes do not starve another's short ones.
+Sampling is outside that order and bounded by rows; its requests take turns by whose weights they use.
+A job that was running when a worker died is a suspect and runs alone. Called by ``loop.py``.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+
+QUANTUM_TOKENS = 2048
+"""What a run may spend in each turn of the round."""
+
+MAX_RUNNING_ORDERED = 2
+"""Ordered jobs handed to the worker at a time: one computes, one waits in its inbox."""
+
+MAX_RUNNING_ROWS = 256
+"""Sequences being sampled at a time; the worker bounds their memory itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What the scheduler needs to know of a job.
+
+    Attributes:
+        queue: the run, or whose weights a sample uses; jobs of one queue keep their order.
+        ordered: takes part in the run's order.
+        num_tokens: what it costs.
+        num_rows: sequences it samples at once (1 for ordered jobs).
+        suspect: it was running when a worker died.
+    """
+
+    job_id: str
+    queue: str
+    ordered: bool
+    num_tokens: int = 1
+    num_rows: int = 1
+    suspect: bool = False
+
+
+class Scheduler:
+    """Waiting and running jobs of one worker."""
+
+    def __init__(self) -> None:
+        self._ordered: OrderedDict[str, deque[Ticket]] = OrderedDict()
+        self._free: OrderedDict[str, deque[Ticket]] = OrderedDict()
+        self._deficit: dict[str, int] = {}
+        self._waiting: dict[str, Ticket] = {}
+        self._running: dict[str, Ticket] = {}
+
+    @property
+    def num_waiting(self) -> int:
+        """Jobs that have not started."""
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        """Jobs that have started and not ended."""
+        return len(self._running)
+
+    def num_in_queue(self, queue: str) -> int:
+        """Jobs of one run that wait or run."""
+        waiting = len(self._ordered.get(queue, ())) + len(self._free.get(queue, ()))
+        return waiting + sum(ticket.queue == queue for ticket in self._running.values())
+
+    def add(self, ticket: Ticket) -> None:
+        """Queue a job behind those of its queue."""
+        self._waiting[ticket.job_id] = ticket
+        lanes = self._ordered if ticket.ordered else self._free
+        lanes.setdefault(ticket.queue, deque()).append(ticket)
+
+    def put_back(self, ticket: Ticket) -> None:
+        """Queue a job whose worker died again, in front and as a suspect."""
+        self._running.pop(ticket.job_id, None)
+        self._waiting[ticket.job_id] = ticket
+        lanes = self._ordered if ticket.ordered else self._free
+        lanes.setdefault(ticket.queue, deque()).appendleft(ticket)
+
+    def remove(self, job_id: str) -> bool:
+        """Forget a waiting job; False if it is not waiting."""
+        ticket = self._waiting.pop(job_id, None)
+        if ticket is None:
+            return False
+        lanes = self._ordered if ticket.ordered else self._free
+        lanes[ticket.queue].remove(ticket)
+        self._drop_empty(lanes, ticket.queue)
+        return True
+
+    def finish(self, job_id: str) -> None:
+        """A running job has ended."""
+        self._running.pop(job_id, None)
+
+    def next(self) -> Ticket | None:
+        """Start a job that may start now, or return None."""
+        suspect = next((ticket for ticket in self._waiting.values() if ticket.suspect), None)
+        if any(ticket.suspect for ticket in self._running.values()):
+            return None
+        if suspect is not None:
+            return None if self._running else self._start(suspect)
+        ticket = self._next_ordered() or self._next_free()
+        return self._start(ticket) if ticket else None
+
+    def position(self, job_id: str) -> tuple[int, str] | None:
+        """Jobs ahead of a waiting job in its queue, and why it waits; None if it is not waiting."""
+        ticket = self._waiting.get(job_id)
+        if ticket is None:
+            return None
+        lane = (self._ordered if ticket.ordered else self._free)[ticket.queue]
+        ahead = lane.index(ticket)
+        return ahead, self._reason(ticket, ahead)
+
+    def _reason(self, ticket: Ticket, ahead: int) -> str:
+        if ahead:
+            return f"{ahead} earlier job{'s' * (ahead > 1)} of {ticket.queue} must finish first"
+        if any(other.suspect for other in (*self._running.values(), *self._waiting.values())):
+            return "a job that was running when the worker died is tried again alone first"
+        if ticket.ordered and self._is_busy(ticket.queue):
+            return f"the operation before it of {ticket.queue} is running"
+        if not ticket.ordered and self._running_rows() >= MAX_RUNNING_ROWS:
+            return f"{self._running_rows()} sequences are being sampled; the engine is full"
+        return "the engine is busy with other jobs"
+
+    def _next_ordered(self) -> Ticket | None:
+        if sum(ticket.ordered for ticket in self._running.values()) >= MAX_RUNNING_ORDERED:
+            return None
+        ready = [queue for queue in self._ordered if not self._is_busy(queue)]
+        while ready:
+            for queue in ready:
+                head = self._ordered[queue][0]
+                if self._deficit.get(queue, 0) >= head.num_tokens:
+                    self._deficit[queue] -= head.num_tokens
+                    return head
+                self._deficit[queue] = self._deficit.get(queue, 0) + QUANTUM_TOKENS
+                self._ordered.move_to_end(queue)
+        return None
+
+    def _next_free(self) -> Ticket | None:
+        for queue in self._free:
+            head = self._free[queue][0]
+            # A request wider than the bound runs alone rather than never.
+            rows = self._running_rows()
+            if rows and rows + head.num_rows > MAX_RUNNING_ROWS:
+                return None
+            self._free.move_to_end(queue)
+            return head
+        return None
+
+    def _start(self, ticket: Ticket) -> Ticket:
+        del self._waiting[ticket.job_id]
+        lanes = self._ordered if ticket.ordered else self._free
+        lanes[ticket.queue].remove(ticket)
+        self._drop_empty(lanes, ticket.queue)
+        self._running[ticket.job_id] = ticket
+        return ticket
+
+    def _drop_empty(self, lanes: OrderedDict[str, deque[Ticket]], queue: str) -> None:
+        if not lanes[queue]:
+            del lanes[queue]
+            if lanes is self._ordered:
+                # An idle run saves nothing up.
+                self._deficit.pop(queue, None)
+
+    def _is_busy(self, queue: str) -> bool:
+        return any(ticket.ordered and ticket.queue == queue for ticket in self._running.values())
+
+    def _running_rows(self) -> int:
+        return sum(ticket.num_rows for ticket in self._running.values() if not ticket.ordered)

@@ -1,0 +1,162 @@
+"""Composition root: from settings to a running server.
+
+The only module that knows which executor, service and application belong together. Called by the
+CLI's ``server`` command; tests use ``build_service`` with an executor of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import uvicorn
+
+from eztinker.api.server import create_app
+from eztinker.config import ServerConfig
+from eztinker.engine.executors.base import Executor
+from eztinker.errors import UserError
+from eztinker.service.service import Service
+
+log = logging.getLogger("eztinker")
+
+
+def make_executor_factory(config: ServerConfig) -> Callable[[], Executor]:
+    """What makes a fresh executor of the configured kind, one for each worker's life."""
+    if config.executor == "inline":
+        from eztinker.engine.executors.inline import InlineExecutor
+
+        return InlineExecutor
+    from eztinker.engine.executors.subprocess import SubprocessExecutor
+
+    return SubprocessExecutor
+
+
+def build_service(config: ServerConfig) -> Service:
+    """A service as configured, not yet started."""
+    return Service(config, make_executor_factory(config))
+
+
+def serve(
+    config: ServerConfig, *, exit_with_parent: bool = False, ready_file: Path | None = None
+) -> int:
+    """Run a server until SIGTERM, SIGINT or, with ``exit_with_parent``, the end of stdin.
+
+    Args:
+        exit_with_parent: for embedded use: the parent holds the other end of stdin.
+        ready_file: receives the server's URL once it answers.
+
+    Returns:
+        Exit code: 0 after an orderly stop.
+
+    Raises:
+        EZTinkerError: it could not start; the message says why.
+    """
+    _configure_logging()
+    listener = _listen(config.host, config.port)
+    service = build_service(config)
+    server = _Server(
+        uvicorn.Config(
+            create_app(service),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=5,
+        ),
+        _url(listener),
+        ready_file,
+    )
+    if exit_with_parent:
+        threading.Thread(target=_watch_stdin, args=(server,), daemon=True).start()
+    try:
+        asyncio.run(_run(server, service, listener))
+    finally:
+        listener.close()
+    return 0
+
+
+async def _run(server: _Server, service: Service, listener: socket.socket) -> None:
+    await service.start()
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        await service.stop()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that says when it answers, and that leaves with 0 after a signal."""
+
+    def __init__(self, config: uvicorn.Config, url: str, ready_file: Path | None) -> None:
+        super().__init__(config)
+        self._url = url
+        self._ready_file = ready_file
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        print(f"EZTinker is ready at {self._url}", file=sys.stderr, flush=True)  # noqa: T201
+        if self._ready_file is not None:
+            temporary = self._ready_file.with_name(f".{self._ready_file.name}.tmp")
+            temporary.write_text(self._url, encoding="utf-8")
+            temporary.replace(self._ready_file)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Like uvicorn's, but a signal is not raised again: an orderly stop is exit code 0."""
+        previous = {
+            signum: signal.signal(signum, self.handle_exit)
+            for signum in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for signum, handler in previous.items():
+                signal.signal(signum, handler)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With the protocol named, asyncio sets TCP_NODELAY; without it each answer may wait 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(
+            f"Cannot listen on {host}:{port}: {reason}. Choose another --port (0 takes a free one) "
+            "or stop what uses it.",
+            code="address_in_use",
+            field="port",
+        ) from None
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _watch_stdin(server: _Server) -> None:
+    with contextlib.suppress(OSError):
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+    server.should_exit = True
+
+
+def _configure_logging() -> None:
+    """Plain lines on stderr; others may have configured logging before us."""
+    if not logging.getLogger().handlers:
+        logging.basicConfig(
+            stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+        )
+    for noisy in ("alembic", "httpx", "uvicorn.error"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

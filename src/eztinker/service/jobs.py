@@ -1,0 +1,210 @@
+"""Accepted operations: admission, identity, waiting, cancelling.
+
+``submit`` answers only when the operation is durable. Everything a caller can do wrong is refused
+before that. Knows no wire and no tensor. Called by the routes and by ``runs.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import replace
+
+from eztinker.config import ServerConfig
+from eztinker.engine.loop import ActiveJob
+from eztinker.engine.run_manager import RunManager
+from eztinker.errors import BusyError
+from eztinker.ids import new_job_id
+from eztinker.service import admission
+from eztinker.service.base_models import BaseModels
+from eztinker.store import checkpoints, runs
+from eztinker.store import jobs as job_rows
+from eztinker.store import log as operation_log
+from eztinker.store.database import Database
+from eztinker.types.operations import LoadCheckpoint, Operation, Sample, SaveCheckpoint
+from eztinker.types.records import FINAL_STATUSES, JobRecord
+
+
+class Jobs:
+    """Jobs of a server."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        database: Database,
+        engine: RunManager,
+        base_models: BaseModels,
+    ) -> None:
+        self._config = config
+        self._database = database
+        self._engine = engine
+        self._base_models = base_models
+
+    async def submit(
+        self,
+        operation: Operation,
+        *,
+        run_id: str | None,
+        idempotency_key: str | None = None,
+        request_digest: str = "",
+    ) -> JobRecord:
+        """Check an operation, log it, queue it.
+
+        Args:
+            run_id: the run it belongs to; None for sampling from a bare base model.
+            idempotency_key: the same key again on the same run answers with the first job.
+            request_digest: tells a repeated request from another one under the same key.
+
+        Raises:
+            UserError: nothing was logged.
+            CapacityError: queues or disk are full; nothing was logged.
+        """
+        await self._admit(operation, run_id)
+        request = operation_log.Request(
+            job_id=new_job_id(),
+            run_id=run_id,
+            operation=operation,
+            ordered=not isinstance(operation, Sample),
+            created_at_s=time.time(),
+            idempotency_key=idempotency_key,
+            digest=request_digest,
+        )
+        job, is_new = await self._database.write(
+            lambda connection: operation_log.append(connection, request, scope=run_id or "")
+        )
+        if is_new:
+            return self._seen(self._engine.submit(job))
+        return await self.get(job.job_id)
+
+    async def wait(self, job_id: str, timeout_s: float) -> JobRecord:
+        """The job when it has ended, or as it is after ``timeout_s``.
+
+        Raises:
+            NotFoundError: code ``job_not_found``.
+        """
+        active = self._engine.active(job_id)
+        if active is None:
+            return await self.get(job_id)
+        if timeout_s > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(active.ended.wait(), timeout_s)
+        return self._seen(active)
+
+    async def get(self, job_id: str) -> JobRecord:
+        """The job as it is now.
+
+        Raises:
+            NotFoundError: code ``job_not_found``.
+        """
+        active = self._engine.active(job_id)
+        if active is not None:
+            return self._seen(active)
+        stored = await self._database.read(lambda conn: job_rows.get_job(conn, job_id))
+        return stored.record()
+
+    async def list(
+        self, *, run_id: str | None, status: str | None, limit: int, offset: int
+    ) -> tuple[list[JobRecord], int]:
+        """One page of jobs, newest first, and how many there are in all."""
+        if status is not None and status not in FINAL_STATUSES:
+            return self._list_active(run_id, status, limit, offset)
+        stored, total = await self._database.read(
+            lambda connection: job_rows.list_jobs(
+                connection, run_id=run_id, status=status, limit=limit, offset=offset
+            )
+        )
+        return [self._as_seen_now(job) for job in stored], total
+
+    async def cancel(self, job_id: str) -> JobRecord:
+        """Ask a job to stop, and return it as it is then; one that has ended stays as it is.
+
+        Raises:
+            NotFoundError: code ``job_not_found``.
+        """
+        active = self._engine.active(job_id)
+        if active is None:
+            return await self.get(job_id)
+        await self._engine.cancel(job_id)
+        return await self.wait(job_id, timeout_s=1.0)
+
+    # Admission ------------------------------------------------------------------------------------
+
+    async def _admit(self, operation: Operation, run_id: str | None) -> None:
+        base_model = await self._base_model_of(operation, run_id)
+        base = await self._base_models.resolve(base_model)
+        admission.check(
+            operation,
+            base=base,
+            limits=self._config.limits,
+            extra_losses=self._engine.loss_functions,
+        )
+        await self._check_checkpoint(operation, run_id)
+        self._check_room(run_id)
+
+    async def _base_model_of(self, operation: Operation, run_id: str | None) -> str:
+        if isinstance(operation, Sample) and (run_id is None or operation.weights.checkpoint):
+            return operation.weights.base_model
+        assert run_id is not None
+        run = await self._database.read(lambda connection: runs.get_run(connection, run_id))
+        return run.base_model
+
+    async def _check_checkpoint(self, operation: Operation, run_id: str | None) -> None:
+        """What the database already knows to be impossible is refused now, not as a failed job."""
+        if isinstance(operation, SaveCheckpoint) and not operation.overwrite and run_id is not None:
+            await self._database.read(
+                lambda connection: checkpoints.refuse_existing(connection, run_id, operation.name)
+            )
+        elif isinstance(operation, LoadCheckpoint):
+            await self._database.read(
+                lambda connection: checkpoints.get_checkpoint(
+                    connection, operation.source_run_id, operation.name
+                )
+            )
+        elif isinstance(operation, Sample) and operation.weights.checkpoint is not None:
+            weights = operation.weights
+            await self._database.read(
+                lambda connection: checkpoints.get_checkpoint(
+                    connection, weights.run_id or "", weights.checkpoint or ""
+                )
+            )
+
+    def _check_room(self, run_id: str | None) -> None:
+        limits = self._config.limits
+        health = self._engine.health()
+        num_jobs = health["queued_jobs"] + health["running_jobs"]
+        if num_jobs >= limits.max_queued_jobs:
+            raise BusyError(
+                f"{num_jobs} jobs are waiting; the server takes {limits.max_queued_jobs} "
+                "(limits.max_queued_jobs). Try again when some have ended.",
+                retry_after_s=1.0,
+            )
+        if run_id is not None and self._engine.num_of_run(run_id) >= limits.max_queued_jobs_per_run:
+            raise BusyError(
+                f"Run {run_id} has {limits.max_queued_jobs_per_run} unfinished jobs "
+                "(limits.max_queued_jobs_per_run). Wait for some of them.",
+                retry_after_s=1.0,
+            )
+
+    # Views ----------------------------------------------------------------------------------------
+
+    def _seen(self, active: ActiveJob) -> JobRecord:
+        position = self._engine.position(active.record.job_id)
+        if position is None:
+            return active.record
+        return replace(active.record, queue_position=position[0], wait_reason=position[1])
+
+    def _as_seen_now(self, stored: job_rows.StoredJob) -> JobRecord:
+        active = self._engine.active(stored.job_id)
+        return stored.record() if active is None else self._seen(active)
+
+    def _list_active(
+        self, run_id: str | None, status: str, limit: int, offset: int
+    ) -> tuple[list[JobRecord], int]:
+        found = [
+            self._seen(active)
+            for active in self._engine.all_active()
+            if active.record.status == status and run_id in (None, active.record.run_id)
+        ]
+        newest_first = found[::-1]
+        return newest_first[offset : offset + limit], len(found)

@@ -1,0 +1,177 @@
+"""Runs: creating, finding, deleting.
+
+A run exists for others once its adapter does; a creation that fails leaves nothing behind but its
+failed job. Called by the routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+import time
+
+import sqlalchemy as sa
+
+from eztinker.config import ServerConfig
+from eztinker.engine.run_manager import RunManager
+from eztinker.errors import BusyError, StorageError, TooLargeError, error_from_code
+from eztinker.ids import check_name, new_job_id, new_run_id
+from eztinker.service import admission
+from eztinker.service.base_models import BaseModels
+from eztinker.service.jobs import Jobs
+from eztinker.store import log as operation_log
+from eztinker.store import runs
+from eztinker.store.database import Database
+from eztinker.store.jobs import StoredJob
+from eztinker.types.operations import CreateRun
+from eztinker.types.records import RunRecord
+from eztinker.types.training import LoRAConfig, LossSpec, Quantization
+
+DELETE_TIMEOUT_S = 30.0
+
+
+class Runs:
+    """Runs of a server."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        database: Database,
+        engine: RunManager,
+        base_models: BaseModels,
+        jobs: Jobs,
+    ) -> None:
+        self._config = config
+        self._database = database
+        self._engine = engine
+        self._base_models = base_models
+        self._jobs = jobs
+
+    async def create(
+        self,
+        *,
+        base_model: str,
+        lora: LoRAConfig,
+        loss: LossSpec,
+        run_id: str | None,
+        seed: int | None,
+        quantization: Quantization,
+        user_metadata: dict[str, str] | None = None,
+        idempotency_key: str | None = None,
+        request_digest: str = "",
+    ) -> RunRecord:
+        """Create a run and return it when its adapter exists.
+
+        Args:
+            run_id: a name of the caller's choice; None lets the server choose.
+            seed: of the adapter's initial weights and dropout; None lets the server choose.
+
+        Raises:
+            AlreadyExistsError: ``run_id`` is taken.
+            NotFoundError: no such base model.
+            UserError: a setting is wrong; no run was made.
+        """
+        if run_id is not None:
+            check_name(run_id, field="run_id")
+        if seed is None:
+            seed = lora.seed if lora.seed is not None else secrets.randbelow(2**31)
+        operation = CreateRun(base_model, lora, seed, quantization)
+        base = await self._base_models.resolve(base_model)
+        admission.check(operation, base=base, limits=self._config.limits)
+        run = RunRecord(
+            run_id=run_id or new_run_id(),
+            base_model=base_model,
+            lora=lora,
+            loss=loss,
+            seed=seed,
+            quantization=quantization,
+            status="creating",
+            created_at_s=time.time(),
+            user_metadata=user_metadata or {},
+        )
+        request = operation_log.Request(
+            job_id=new_job_id(),
+            run_id=run.run_id,
+            operation=operation,
+            ordered=True,
+            created_at_s=run.created_at_s,
+            idempotency_key=idempotency_key,
+            digest=request_digest,
+        )
+        return await self._wait_for(await self._log_creation(run, request))
+
+    async def get(self, run_id: str) -> RunRecord:
+        """The run.
+
+        Raises:
+            NotFoundError: code ``run_not_found``.
+        """
+        return await self._database.read(lambda connection: runs.get_run(connection, run_id))
+
+    async def list(
+        self, *, limit: int, offset: int, base_model: str | None
+    ) -> tuple[list[RunRecord], int]:
+        """One page of runs, newest first, and how many there are in all."""
+        return await self._database.read(
+            lambda connection: runs.list_runs(
+                connection, limit=limit, offset=offset, base_model=base_model
+            )
+        )
+
+    async def delete(self, run_id: str) -> None:
+        """Cancel a run's jobs and forget it with its jobs and snapshots; checkpoints stay.
+
+        Raises:
+            NotFoundError: code ``run_not_found``.
+            BusyError: a running job does not stop; nothing was deleted.
+        """
+        await self.get(run_id)
+        active = self._engine.active_of_run(run_id)
+        for job in active:
+            await self._engine.cancel(job.record.job_id)
+        try:
+            async with asyncio.timeout(DELETE_TIMEOUT_S):
+                for job in active:
+                    await job.ended.wait()
+        except TimeoutError:
+            raise BusyError(
+                f"Run {run_id} still executes a job. Try again in a moment.", retry_after_s=5.0
+            ) from None
+        await self._database.write(lambda connection: runs.delete_run(connection, run_id))
+        await self._engine.forget_run(run_id)
+
+    async def _log_creation(self, run: RunRecord, request: operation_log.Request) -> StoredJob:
+        max_runs = self._config.limits.max_runs
+
+        def write(connection: sa.Connection) -> tuple[StoredJob, bool]:
+            known = operation_log.find(connection, request, scope="")
+            if known is not None:
+                return known, False
+            if runs.count_runs(connection) >= max_runs:
+                raise TooLargeError(
+                    f"The server holds {max_runs} runs (limits.max_runs). Delete one first.",
+                    code="too_many_runs",
+                )
+            runs.insert_run(connection, run)
+            return operation_log.append(connection, request, scope="")
+
+        job, is_new = await self._database.write(write)
+        if is_new:
+            self._engine.submit(job)
+        return job
+
+    async def _wait_for(self, job: StoredJob) -> RunRecord:
+        record = await self._jobs.wait(job.job_id, timeout_s=math.inf)
+        if record.error is not None:
+            error = record.error
+            raise error_from_code(
+                error.code,
+                error.message,
+                category=error.category,
+                field=error.field,
+                details=error.details,
+            )
+        if record.run_id is None:
+            raise StorageError(f"Job {job.job_id} made no run.")
+        return await self.get(record.run_id)

@@ -1,0 +1,85 @@
+"""The service: everything the API may ask for, in one object.
+
+Puts the resources together and starts and stops them in order. Made by ``launch.py``; kept by the
+application as ``app.state.service``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from eztinker.config import ServerConfig
+from eztinker.engine.executors.base import Executor
+from eztinker.engine.run_manager import RunManager
+from eztinker.errors import EZTinkerError
+from eztinker.service.base_models import BaseModels
+from eztinker.service.checkpoints import Checkpoints
+from eztinker.service.jobs import Jobs
+from eztinker.service.runs import Runs
+from eztinker.store.database import Database
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """One server's resources.
+
+    Attributes:
+        config: its settings.
+        base_models, runs, jobs, checkpoints: what can be asked for.
+    """
+
+    def __init__(self, config: ServerConfig, make_executor: Callable[[], Executor]) -> None:
+        self.config = config
+        self._database = Database(config.state_dir, durability=config.durability)
+        self.base_models = BaseModels(config)
+        self._engine = RunManager(
+            config, self._database, make_executor, resolve=self.base_models.resolve
+        )
+        self.jobs = Jobs(config, self._database, self._engine, self.base_models)
+        self.runs = Runs(config, self._database, self._engine, self.base_models, self.jobs)
+        self.checkpoints = Checkpoints(self._database)
+        self._started_at_s = time.monotonic()
+        self._preloading: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Open the state folder and start the engine; models load in the background.
+
+        Raises:
+            ConflictError: another server uses the state folder.
+            StorageError: the state folder cannot be read.
+            NotFoundError: a model that should be loaded at start does not exist.
+        """
+        for name in self.config.models:
+            await self.base_models.resolve(name)
+        await asyncio.to_thread(self._database.open)
+        await self._engine.start()
+        self._preloading = [
+            asyncio.create_task(self._preload(name), name=f"preload-{name}")
+            for name in self.config.models
+        ]
+
+    async def stop(self) -> None:
+        """Let running jobs end in time, stop the engine, close the database."""
+        for task in self._preloading:
+            task.cancel()
+        await self._engine.stop()
+        await asyncio.to_thread(self._database.close)
+
+    def health(self) -> dict[str, Any]:
+        """Facts for ``/health``; never waits."""
+        return {
+            **self._engine.health(),
+            "loaded_models": [model.base_model for model in self._engine.loaded_models],
+            "uptime_s": round(time.monotonic() - self._started_at_s, 3),
+        }
+
+    async def _preload(self, name: str) -> None:
+        try:
+            await self._engine.need_base(name)
+        except EZTinkerError as error:
+            log.error("Base model %s was not loaded: %s", name, error.message)  # noqa: TRY400

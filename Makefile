@@ -1,0 +1,56 @@
+# What a person types, and what CI runs: the same targets.
+#
+#   make demo    set up .venv and run the main job
+#   make test    set up .venv with development tools and run the tests
+#   make check   format, lint, types, import contracts
+#   make bench   the benchmarks, as JSON below benchmarks/results
+#   make docs    regenerate the reference pages from --help and the OpenAPI document
+#   make golden  recompute the golden values (look at the difference before committing it)
+#   make nano    build the built-in base model from nothing (about an hour on two cores)
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: demo test check bench docs golden nano clean
+
+demo: $(VENV)/installed
+	$(BIN)/eztinker demo
+
+test: $(VENV)/installed-dev
+	$(BIN)/pytest
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: $(VENV)/installed-dev
+	mkdir -p benchmarks/results
+	for name in store native_api; do \
+		$(BIN)/python -m benchmarks.$$name --out benchmarks/results/$$name.json || exit 1; done
+
+docs: $(VENV)/installed-dev
+	$(BIN)/python -m tools.docs
+
+golden: $(VENV)/installed-dev
+	$(BIN)/python -m tools.golden
+
+nano: $(VENV)/installed-dev
+	$(BIN)/python -m tools.nano.build
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install -c constraints.txt -e .
+	touch $@
+
+$(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install -c constraints.txt -e ".[dev]"
+	touch $@ $(VENV)/installed

@@ -1,0 +1,75 @@
+"""A real server as a process that a test can kill: itself, or its worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+
+class ServerProcess:
+    """A server on one state folder; ``kill`` and ``start`` it as often as needed.
+
+    Attributes:
+        url: where it answers; the port stays the same over restarts.
+    """
+
+    def __init__(self, folder: Path, *flags: str) -> None:
+        self._folder = folder
+        self._flags = flags
+        self._process: subprocess.Popen[bytes] | None = None
+        self._port = 0
+        self.url = ""
+
+    def start(self) -> ServerProcess:
+        ready = self._folder / "ready"
+        ready.unlink(missing_ok=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        command = [
+            *(sys.executable, "-m", "eztinker", "server", "--port", str(self._port)),
+            *("--state-dir", str(self._folder / "state"), "--ready-file", str(ready), *self._flags),
+        ]
+        environ = {**os.environ, "HF_HUB_OFFLINE": "1", "EZTINKER_NUM_THREADS": "1"}
+        with (self._folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stderr=log, stdout=log, env=environ)
+        deadline = time.monotonic() + 60
+        while not ready.exists():
+            assert self._process.poll() is None, self.log()
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.02)
+        self.url = ready.read_text()
+        self._port = int(self.url.rpartition(":")[2])
+        return self
+
+    def log(self) -> str:
+        return (self._folder / "server.log").read_text(errors="replace")
+
+    def kill(self) -> None:
+        """SIGKILL the server; its worker notices and goes too."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def kill_worker(self) -> bool:
+        """SIGKILL the engine worker; False if there is none just now."""
+        assert self._process is not None
+        for child in psutil.Process(self._process.pid).children():
+            if any("eztinker.engine.worker" in part for part in child.cmdline()):
+                child.kill()
+                return True
+        return False
+
+    def terminate(self) -> int:
+        """SIGTERM; returns the exit code."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(timeout=30)
+
+    def close(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.kill()

@@ -1,0 +1,119 @@
+"""Kill the worker and the server while a client trains; the client must not be able to tell.
+
+A training loop over a real server, with dropout, pipelined requests and samples beside it. Its losses,
+gradient norms and final log-probabilities must equal an undisturbed loop's, bit by bit.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from eztinker import EZTinkerClient
+from tests.recovery.server_process import ServerProcess
+
+NUM_STEPS = 24
+DATA = [[(7 * i + 3 * j) % 200 + 20 for j in range(24 + i % 5)] for i in range(8)]
+
+
+def train(url: str, progress: list[int], num_steps: int = NUM_STEPS) -> dict[str, list[float]]:
+    """Train and return everything the server said about it."""
+    losses: list[float] = []
+    norms: list[float] = []
+    with EZTinkerClient(url, timeout=120) as client:
+        run_id = client.create_run("nano", lora_rank=4, run_id="killed", seed=7)
+        for step in range(num_steps):
+            passes = [
+                client.submit_forward_backward(
+                    run_id,
+                    data=[{"input_ids": ids} for ids in (DATA[step % 8], DATA[(step + k) % 8])],
+                )
+                for k in (1, 2)
+            ]
+            stepped = client.submit_optim_step(run_id, learning_rate=1e-2 / (1 + step))
+            losses += [handle.result(timeout=120)["loss"] for handle in passes]
+            norms.append(stepped.result(timeout=120)["grad_norm"])
+            progress.append(step)
+        final = client.forward(run_id, DATA[0])
+    return {"losses": losses, "norms": norms, "final": final["logprobs"]}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
+    server = ServerProcess(tmp_path_factory.mktemp("undisturbed")).start()
+    try:
+        return train(server.url, [])
+    finally:
+        server.close()
+
+
+def wait_for_progress(progress: list[int], at_least: int, thread: threading.Thread) -> None:
+    deadline = time.monotonic() + 90
+    while len(progress) < at_least and thread.is_alive():
+        assert time.monotonic() < deadline, f"no progress after step {len(progress)}"
+        time.sleep(0.002)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("victims", ["worker", "server", "mixed"])
+def test_killed_training_equals_undisturbed(
+    tmp_path: Path, undisturbed: dict[str, list[float]], victims: str, num_kills: int
+) -> None:
+    chance = random.Random(victims)
+    server = ServerProcess(tmp_path, "--config", str(_frequent_snapshots(tmp_path))).start()
+    progress: list[int] = []
+    answer: dict[str, list[float]] = {}
+    thread = threading.Thread(
+        target=lambda: answer.update(train(server.url, progress)), daemon=True
+    )
+    thread.start()
+    try:
+        share = max(1, num_kills // 3)
+        for kill in range(share):
+            wait_for_progress(progress, 1 + kill * (NUM_STEPS - 3) // share, thread)
+            time.sleep(chance.random() * 0.05)
+            if victims == "server" or (victims == "mixed" and kill % 2):
+                server.kill()
+                server.start()
+            else:
+                server.kill_worker()
+        thread.join(timeout=240)
+        assert not thread.is_alive(), server.log()
+        assert answer == undisturbed
+        with EZTinkerClient(server.url) as client:
+            assert client.health()["replay_differences"] == 0
+    finally:
+        server.close()
+
+
+def _frequent_snapshots(folder: Path) -> Path:
+    config = folder / "eztinker.yaml"
+    config.write_text("replay_budget_s: 0.05\nsnapshot_cost_share: 1.0\n", encoding="utf-8")
+    return config
+
+
+def test_sigterm_drains_and_exits_with_0(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path).start()
+    try:
+        with EZTinkerClient(server.url) as client:
+            run_id = client.create_run("nano", lora_rank=1)
+            jobs = [client.submit_forward_backward(run_id, DATA[0]) for _ in range(5)]
+            assert server.terminate() == 0
+            server.start()
+            assert [job.result(timeout=60)["batches"] for job in jobs] == [1] * 5
+    finally:
+        server.close()
+
+
+def test_second_server_on_one_state_folder_is_refused(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path).start()
+    try:
+        second = ServerProcess(tmp_path)
+        with pytest.raises(AssertionError, match="Another EZTinker server"):
+            second.start()
+    finally:
+        server.close()

@@ -1,0 +1,204 @@
+"""Attention of a pass: causal over packed or padded sequences, and over the key-value cache.
+
+``attend`` is registered with transformers under ``ATTENTION_NAME``; it finds the layout of the pass in
+progress on the module that calls it (``pass_state``, put there by ``hf_decoder.py``) and leaves the rest
+to it. It knows no adapters and no requests. A layout never builds a mask for plain causal attention.
+
+Axes: B rows of the pass, T positions, H query heads, G key-value heads, D head size, S cached positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from eztinker.engine.worker.kv_cache import KVCache
+from eztinker.errors import UnsupportedError
+
+ATTENTION_NAME = "eztinker"
+
+# Keywords of attention functions that change the numbers and that are not implemented below.
+_NOT_IMPLEMENTED = ("s_aux", "position_bias", "head_mask")
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What a layer asks for beyond softmax(q·k)·v.
+
+    Attributes:
+        scaling: factor on q·k; None means 1/sqrt(D).
+        sliding_window: positions a query sees, itself included; None sees all before it.
+        softcap: c in c·tanh(q·k / c).
+    """
+
+    scaling: float | None = None
+    sliding_window: int | None = None
+    softcap: float | None = None
+
+
+class Layout(Protocol):
+    """How the tokens of one pass belong together."""
+
+    def attend(
+        self, layer: int, q_BHTD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, variant: Variant
+    ) -> Tensor:
+        """Attention output [B, H, T, D]."""
+        ...
+
+
+def attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The attention function that transformers calls; output [B, T, H, D].
+
+    Raises:
+        UnsupportedError: the architecture needs a kind of attention that is not implemented.
+    """
+    for name in _NOT_IMPLEMENTED:
+        if kwargs.get(name) is not None:
+            raise UnsupportedError(f"Attention with {name!r} is not implemented.")
+    variant = Variant(scaling, sliding_window, softcap)
+    state = module.pass_state
+    state.num_attention_calls += 1  # type: ignore[union-attr, operator]
+    out = state.layout.attend(module.layer_idx, query, key, value, variant)  # type: ignore[union-attr]
+    return out.transpose(1, 2), None
+
+
+def causal(q: Tensor, k: Tensor, v: Tensor, variant: Variant) -> Tensor:
+    """Causal attention of sequences that start at their first position; [B, H, T, D]."""
+    length = q.shape[2]
+    windowed = variant.sliding_window is not None and length > variant.sliding_window
+    if variant.softcap is None and not windowed:
+        return scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            is_causal=length > 1,
+            scale=variant.scaling,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+    position = torch.arange(length, device=q.device)
+    distance = position[:, None] - position[None, :]
+    visible = distance >= 0
+    if windowed:
+        visible &= distance < variant.sliding_window  # type: ignore[operator]
+    return masked(q, k, v, visible, variant)
+
+
+def masked(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, variant: Variant) -> Tensor:
+    """Attention with a mask, True where a query sees a key; the mask broadcasts to [B, H, T, S]."""
+    if variant.softcap is None:
+        return scaled_dot_product_attention(
+            q, k, v, attn_mask=visible, scale=variant.scaling, enable_gqa=q.shape[1] != k.shape[1]
+        )
+    groups = q.shape[1] // k.shape[1]
+    k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
+    scaling = q.shape[-1] ** -0.5 if variant.scaling is None else variant.scaling
+    scores = torch.matmul(q, k.transpose(2, 3)) * scaling
+    scores = variant.softcap * torch.tanh(scores / variant.softcap)
+    scores = scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
+    return torch.matmul(torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype), v)
+
+
+class PaddedLayout:
+    """Rows of (nearly) equal length, padded on the right: what pads comes last, so no query sees it."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, variant: Variant) -> Tensor:
+        """Plain causal attention of every row."""
+        return causal(q, k, v, variant)
+
+
+class PackedLayout:
+    """Sequences one after another in a single row; each attends to itself."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self._lengths = list(lengths)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, variant: Variant) -> Tensor:
+        """Causal attention inside each sequence."""
+        if len(self._lengths) == 1:
+            return causal(q, k, v, variant)
+        parts = zip(*(x.split(self._lengths, dim=2) for x in (q, k, v)), strict=True)
+        return torch.cat([causal(*part, variant) for part in parts], dim=2)
+
+
+class PrefillLayout:
+    """Prompts that are also remembered: packed like training, and written to rows of a cache.
+
+    Args:
+        layout: how the prompts lie in the pass.
+        places: of each prompt, (row in the pass, first position in it, length).
+        cache: where keys and values go.
+        cache_rows: of each prompt, its row in the cache.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        places: Sequence[tuple[int, int, int]],
+        cache: KVCache,
+        cache_rows: Sequence[int],
+    ) -> None:
+        self._layout = layout
+        self._places = list(zip(places, cache_rows, strict=True))
+        self._cache = cache
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, variant: Variant) -> Tensor:
+        """Attention as in training; keys and values are stored."""
+        for (row, start, length), cache_row in self._places:
+            part = slice(start, start + length)
+            self._cache.write_prompt(layer, cache_row, k[row, :, part], v[row, :, part])
+        return self._layout.attend(layer, q, k, v, variant)
+
+
+class DecodeLayout:
+    """One new token per row of a cache.
+
+    Args:
+        cache: its first rows are the rows of the pass.
+        positions_R: where the new tokens go.
+        width: number of cached positions to read, the largest position plus one.
+    """
+
+    def __init__(self, cache: KVCache, positions_R: Tensor, width: int) -> None:
+        self._cache = cache
+        self._positions_R = positions_R
+        self._width = width
+        places_S = torch.arange(width, device=positions_R.device)
+        self._age_RS = positions_R[:, None] - places_S
+        visible_RS = self._age_RS >= 0
+        self._bias_R11S = torch.zeros(visible_RS.shape, dtype=cache.dtype, device=places_S.device)
+        self._bias_R11S.masked_fill_(~visible_RS, -torch.inf)
+        self._bias_R11S = self._bias_R11S[:, None, None, :]
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, variant: Variant) -> Tensor:
+        """Store the new keys and values, then attend to everything stored in the row."""
+        keys, values = self._cache.append(layer, self._positions_R, k, v, self._width)
+        rows, heads, _, size = q.shape
+        # Query heads of one group become positions: keys and values are read once, never copied.
+        grouped = q.reshape(rows, keys.shape[1], heads // keys.shape[1], size)
+        window = variant.sliding_window
+        if variant.softcap is not None or (window is not None and window < self._width):
+            visible = self._age_RS >= 0
+            if window is not None:
+                visible = visible & (self._age_RS < window)
+            out = masked(grouped, keys, values, visible[:, None, None, :], variant)
+        else:
+            out = scaled_dot_product_attention(
+                grouped, keys, values, attn_mask=self._bias_R11S, scale=variant.scaling
+            )
+        return out.reshape(rows, heads, 1, values.shape[-1])

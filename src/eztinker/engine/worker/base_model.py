@@ -1,0 +1,162 @@
+"""A resident base model: read once from a local folder, shared by every run, sampler and judge.
+
+Reads safetensors only and runs no code from the folder. Knows no runs and no requests; the worker keeps
+one per (name, quantization).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from eztinker.engine.worker.hf_decoder import HFDecoder, own_logits
+from eztinker.errors import InvalidRequestError, NotFoundError, UnsupportedError
+from eztinker.types.training import Quantization
+
+_SMALL_MODEL_PARAMETERS = 300_000_000
+_PROBE_LENGTHS = (19, 11)
+
+
+@dataclass(slots=True)
+class BaseModel:
+    """A base model and what is known about it.
+
+    Attributes:
+        name: public name.
+        folder: where it was read from.
+        architecture: class name in config.json.
+        decoder: runs it.
+        stop_token_ids: its own end-of-sequence ids.
+    """
+
+    name: str
+    folder: Path
+    architecture: str
+    decoder: HFDecoder
+    stop_token_ids: tuple[int, ...]
+    quantization: Quantization = "none"
+    _tokenizer: Any = None
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer, read when first needed (for stop strings)."""
+        if self._tokenizer is None:
+            from eztinker.rendering.tokenizer import Tokenizer
+
+            self._tokenizer = Tokenizer.from_folder(self.folder)
+        return self._tokenizer
+
+
+def load_base_model(
+    name: str, folder: Path, *, quantization: Quantization, device: torch.device, dtype: str
+) -> BaseModel:
+    """Read a base model and check that it gives its own numbers in our hands.
+
+    Args:
+        name: public name.
+        folder: with config.json and safetensors files.
+        quantization: only ``none``.
+        device: where the weights go.
+        dtype: ``auto`` takes float32 for a model under 300 M parameters on a CPU, else bfloat16.
+
+    Raises:
+        NotFoundError: no such folder, or no weights in it.
+        InvalidRequestError: the folder's files cannot be read.
+        UnsupportedError: quantization, pickled weights, or an architecture that is not understood.
+    """
+    if quantization != "none":
+        raise UnsupportedError(
+            f"quantization={quantization!r} is not implemented here; use 'none'.",
+            field="quantization",
+        )
+    files = _weight_files(name, folder)
+    torch_dtype = _choose_dtype(dtype, device, lambda: _count_parameters(files))
+    model = _read(name, folder, torch_dtype, device)
+    probe = _probe_texts(model)
+    reference = own_logits(model, probe)
+    decoder = HFDecoder(model)
+    decoder.adapt()
+    decoder.verify(reference, probe)
+    return BaseModel(name, folder, type(model).__name__, decoder, _stop_token_ids(model))
+
+
+def _weight_files(name: str, folder: Path) -> list[Path]:
+    if not (folder / "config.json").is_file():
+        raise NotFoundError(
+            f"Base model {name!r}: {folder} has no config.json. Expected a folder with config.json, "
+            "tokenizer.json and *.safetensors.",
+            field="base_model",
+        )
+    files = sorted(folder.glob("*.safetensors"))
+    if files:
+        return files
+    pickled = sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt")))
+    if pickled:
+        raise UnsupportedError(
+            f"Base model {name!r} holds pickled weights ({pickled[0]}), which can run code when read. "
+            "Convert them to safetensors.",
+            field="base_model",
+        )
+    raise NotFoundError(f"Base model {name!r}: no *.safetensors in {folder}.", field="base_model")
+
+
+def _count_parameters(files: list[Path]) -> int:
+    total = 0
+    for path in files:
+        with safe_open(path, framework="pt") as content:
+            for key in content.keys():  # noqa: SIM118 - no mapping: iterating it is not defined
+                total += int(torch.Size(content.get_slice(key).get_shape()).numel())
+    return total
+
+
+def _choose_dtype(dtype: str, device: torch.device, count_parameters: Any) -> torch.dtype:
+    if dtype != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+    small = device.type == "cpu" and count_parameters() < _SMALL_MODEL_PARAMETERS
+    return torch.float32 if small else torch.bfloat16
+
+
+def _read(name: str, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=dtype,
+            attn_implementation="eager",
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InvalidRequestError(
+            f"Base model {name!r} cannot be read from {folder}: {first_line}", field="base_model"
+        ) from error
+    return model.to(device)
+
+
+def _probe_texts(model: Any) -> list[list[int]]:
+    """Two short texts of different length with ids spread over the vocabulary."""
+    config = model.config.get_text_config()
+    vocab_size = model.get_output_embeddings().weight.shape[0]
+    context = getattr(config, "max_position_embeddings", None) or _PROBE_LENGTHS[0]
+    return [
+        [(7 + 31 * i * (row + 2)) % vocab_size for i in range(min(length, context))]
+        for row, length in enumerate(_PROBE_LENGTHS)
+    ]
+
+
+def _stop_token_ids(model: Any) -> tuple[int, ...]:
+    for config in (model.generation_config, model.config.get_text_config()):
+        eos = getattr(config, "eos_token_id", None)
+        if eos is not None:
+            return tuple(eos) if isinstance(eos, (list, tuple)) else (int(eos),)
+    return ()

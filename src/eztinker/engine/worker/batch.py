@@ -1,0 +1,219 @@
+"""The rows a base model is generating for, and where each lies in the key-value cache.
+
+Row i of the batch is row i of the cache. Rows of the same adapter lie side by side, so that a decode
+step applies each adapter once; a row that joins or leaves moves at most one row of every other adapter.
+Knows no waiting requests; ``sampler.py`` fills it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eztinker.engine.worker.hf_decoder import Segments
+from eztinker.engine.worker.kv_cache import KVCache
+from eztinker.engine.worker.lora import AdapterWeights
+from eztinker.errors import EZTinkerError
+from eztinker.ops.sampling import RowParams, uniforms
+from eztinker.rendering.stops import StopStringMatcher
+from eztinker.types.operations import Sample
+from eztinker.types.sampling import SampledSequence
+
+
+@dataclass(slots=True, eq=False)
+class SampleRequest:
+    """One sampling job on its way.
+
+    Attributes:
+        job_id: whose result this becomes.
+        operation: as asked.
+        adapter: weights pinned when it started; None for the bare base model.
+        step: optimizer steps behind them.
+        stop_token_ids: ids that end a sequence.
+        max_tokens: bound, with the model's context taken into account.
+        num_started: samples that have a row or had one.
+        sequences: finished ones by sample number.
+        error: why it failed, for whoever waits for it inside the worker.
+    """
+
+    job_id: str
+    operation: Sample
+    adapter: AdapterWeights | None
+    step: int
+    stop_token_ids: frozenset[int]
+    max_tokens: int
+    num_started: int = 0
+    sequences: dict[int, SampledSequence] = dataclass_field(default_factory=dict)
+    prompt_logprobs: np.ndarray | None = None
+    topk_ids: np.ndarray | None = None
+    topk_logprobs: np.ndarray | None = None
+    compute_s: float = 0.0
+    error: EZTinkerError | None = None
+
+    @property
+    def num_cache_tokens(self) -> int:
+        """Cached positions one sample may need."""
+        return len(self.operation.prompt_tokens) + self.max_tokens
+
+    @property
+    def num_unstarted(self) -> int:
+        """Samples still without a row."""
+        return self.operation.num_samples - self.num_started
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every sample has ended."""
+        return len(self.sequences) == self.operation.num_samples
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One sequence being generated.
+
+    Attributes:
+        request: it belongs to.
+        sample: its number in the request.
+        num_cached: positions of its cache row that are filled.
+        tokens, logprobs: generated so far.
+        matcher: of its stop strings; None without any.
+    """
+
+    request: SampleRequest
+    sample: int
+    num_cached: int
+    matcher: StopStringMatcher | None = None
+    tokens: list[int] = dataclass_field(default_factory=list)
+    logprobs: list[float] = dataclass_field(default_factory=list)
+
+    def push(self, token: int, logprob: float) -> bool:
+        """Add a token; True when the sequence has ended."""
+        self.tokens.append(token)
+        self.logprobs.append(logprob)
+        stopped = token in self.request.stop_token_ids
+        if self.matcher is not None:
+            stopped = self.matcher.push(token) or stopped
+        if stopped or len(self.tokens) >= self.request.max_tokens:
+            reason = "stop" if stopped else "length"
+            self.request.sequences[self.sample] = SampledSequence(
+                self.tokens, self.logprobs, reason
+            )
+            return True
+        return False
+
+
+class Batch:
+    """Running rows of one base model."""
+
+    def __init__(self, cache: KVCache, vocab_size: int) -> None:
+        self.rows: list[Row] = []
+        self._cache = cache
+        self._vocab_size = vocab_size
+        self._segments: Segments | None = None
+        self._params: RowParams | None = None
+        self._counters: tuple[np.ndarray, np.ndarray] | None = None
+
+    def insert(self, row: Row) -> int:
+        """Put a row beside the others of its adapter; its place. The cache must have room for it."""
+        self._changed()
+        adapter = row.request.adapter
+        same = [i for i, other in enumerate(self.rows) if other.request.adapter is adapter]
+        place = same[-1] + 1 if same else len(self.rows)
+        self.rows.append(row)
+        hole = len(self.rows) - 1
+        while hole > place:
+            first = self._run_start(hole - 1)
+            self._move(first, hole)
+            hole = first
+        self.rows[place] = row
+        return place
+
+    def remove(self, place: int) -> None:
+        """Take a row out and close the gap."""
+        self._changed()
+        hole = place
+        while True:
+            last = self._run_end(hole)
+            if last != hole:
+                self._move(last, hole)
+            if last == len(self.rows) - 1:
+                break
+            end_of_next = self._run_end(last + 1)
+            self._move(end_of_next, last)
+            hole = end_of_next
+        self.rows.pop()
+
+    def segments(self) -> Segments:
+        """(adapter, first row, end) of every stretch of equal adapters."""
+        if self._segments is None:
+            self._segments, start = [], 0
+            while start < len(self.rows):
+                end = self._run_end(start) + 1
+                self._segments.append((self.rows[start].request.adapter, start, end))
+                start = end
+        return self._segments
+
+    def params(self, device: torch.device) -> RowParams:
+        """How each row is drawn."""
+        if self._params is None:
+            self._params = row_params(self.rows, self._vocab_size, device)
+        return self._params
+
+    def uniforms(self, device: torch.device) -> Tensor:
+        """The random numbers of the rows' next tokens."""
+        if self._counters is None:
+            seeds = np.array(
+                [r.request.operation.params.seed % 2**64 for r in self.rows], np.uint64
+            )
+            self._counters = seeds, np.array([row.sample for row in self.rows], np.uint64)
+        indices = np.array([len(row.tokens) for row in self.rows], np.uint64)
+        return torch.from_numpy(uniforms(*self._counters, indices)).to(device)
+
+    def _changed(self) -> None:
+        self._segments = self._params = self._counters = None
+
+    def _move(self, source: int, target: int) -> None:
+        self._cache.copy_row(source, target, self.rows[source].num_cached)
+        self.rows[target] = self.rows[source]
+
+    def _run_start(self, place: int) -> int:
+        adapter = self.rows[place].request.adapter
+        while place > 0 and self.rows[place - 1].request.adapter is adapter:
+            place -= 1
+        return place
+
+    def _run_end(self, place: int) -> int:
+        adapter = self.rows[place].request.adapter
+        while place + 1 < len(self.rows) and self.rows[place + 1].request.adapter is adapter:
+            place += 1
+        return place
+
+
+def row_params(rows: list[Row], vocab_size: int, device: torch.device) -> RowParams:
+    """Drawing parameters of rows."""
+    wanted = [row.request.operation.params for row in rows]
+    return RowParams.build(
+        [p.temperature for p in wanted],
+        [p.top_k for p in wanted],
+        [p.top_p for p in wanted],
+        vocab_size,
+        device,
+    )
+
+
+class Stopwatch:
+    """Shares the time of a unit of work among the requests that took part."""
+
+    def __init__(self) -> None:
+        self._start_s = time.perf_counter()
+
+    def share(self, requests: list[SampleRequest]) -> None:
+        """Add the elapsed time in equal parts (a request counts once per entry)."""
+        if requests:
+            part_s = (time.perf_counter() - self._start_s) / len(requests)
+            for request in requests:
+                request.compute_s += part_s

@@ -1,0 +1,77 @@
+"""What the machine offers: device, cores, memory.
+
+Called once at the worker's start and when a base model is loaded. Knows no model.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from eztinker.errors import InvalidRequestError
+
+_CACHE_SHARE = 0.25
+_FALLBACK_MEMORY_BYTES = 4 * 1024**3
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that a setting names; ``auto`` prefers CUDA.
+
+    Raises:
+        InvalidRequestError: a device this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    present = device.type == "cpu" or (
+        device.type == "cuda" and (device.index or 0) < torch.cuda.device_count()
+    )
+    if not present:
+        raise InvalidRequestError(
+            f"device={name!r}: expected 'auto', 'cpu', 'cuda' or 'cuda:N'; this machine has "
+            f"{torch.cuda.device_count()} CUDA devices.",
+            field="device",
+        )
+    return device
+
+
+def set_num_threads(wanted: int) -> int:
+    """Set torch's threads (0: one per physical core) and return how many there are."""
+    torch.set_num_threads(wanted or num_physical_cores())
+    return torch.get_num_threads()
+
+
+def num_physical_cores() -> int:
+    """Physical cores this process may use; logical ones where the system does not tell."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    num_logical = len(allowed) if allowed else os.cpu_count() or 1
+    cores = set()
+    for cpu in allowed or ():
+        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+        try:
+            cores.add(tuple((topology / f).read_text() for f in ("physical_package_id", "core_id")))
+        except OSError:
+            return num_logical
+    return len(cores) or num_logical
+
+
+def free_memory_bytes(device: torch.device) -> int:
+    """Memory that can still be taken on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return _FALLBACK_MEMORY_BYTES
+    fields = dict(line.split(":", 1) for line in lines)
+    return int(fields["MemAvailable"].split()[0]) * 1024
+
+
+def default_cache_tokens(device: torch.device, bytes_per_token: int) -> int:
+    """Cached tokens that a quarter of the free memory holds, the cache's spare room counted in."""
+    return max(1, int(free_memory_bytes(device) * _CACHE_SHARE / (2 * bytes_per_token)))

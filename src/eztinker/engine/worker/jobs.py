@@ -1,0 +1,189 @@
+"""What each command on a run does, as generators that yield between units of work.
+
+A generator returns the event that answers the command, and changes ``Residents`` only in its last unit,
+so dropping it undoes everything. It may yield sampling requests that it waits for. Knows no queue;
+``worker.py`` drives it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from eztinker.engine.worker.batch import SampleRequest
+from eztinker.engine.worker.evaluation import check_items, score
+from eztinker.engine.worker.residents import Residents
+from eztinker.engine.worker.run_state import new_run, optim_step
+from eztinker.engine.worker.state import read_into, write_state
+from eztinker.engine.worker.trainer import executed_plan, run_pass
+from eztinker.errors import InvalidRequestError, ServerError
+from eztinker.types.codec import encode
+from eztinker.types.messages import (
+    CloseRun,
+    Event,
+    JobDone,
+    OpenRun,
+    PassPlan,
+    ReadState,
+    RunEvaluate,
+    RunOptimStep,
+    RunPass,
+    StateRead,
+    StateWritten,
+    WriteState,
+)
+from eztinker.types.operations import EvaluationItem, RunCreated, Sample
+from eztinker.types.sampling import SamplingParams, WeightsRef
+
+Job = Generator[list[SampleRequest] | None, None, Event | None]
+
+
+def open_run(residents: Residents, command: OpenRun) -> Job:
+    """A fresh adapter, or the state in the snapshot folder."""
+    base = residents.base_model(command.base_model)
+    run = new_run(command.run_id, base, command.lora, command.seed)
+    if command.snapshot_folder is not None:
+        run = read_into(run, Path(command.snapshot_folder), with_optimizer=True)
+    residents.runs[command.run_id] = run
+    spec = run.weights.spec
+    result = RunCreated(
+        run_id=command.run_id,
+        device=str(residents.device),
+        num_trainable_parameters=spec.num_parameters,
+        target_modules=spec.target_names(base.decoder.sites),
+    )
+    return JobDone(residents.settings.epoch, command.job_id, encode(result))
+    yield
+
+
+def close_run(residents: Residents, command: CloseRun) -> Job:
+    """Forget a run."""
+    residents.runs.pop(command.run_id, None)
+    return None
+    yield
+
+
+def run_training_pass(residents: Residents, command: RunPass) -> Job:
+    """A pass; its gradient is added to the run's when all of it has succeeded."""
+    run = residents.run(command.run_id)
+    decoder = run.base.decoder
+    _check_plan(command.plan, len(command.operation.data))
+    outcome = yield from run_pass(
+        decoder,
+        run.weights,
+        command.operation,
+        command.plan,
+        dropout_seed=_dropout_seed(run.seed, command.seq),
+    )
+    if outcome.gradient_P is not None:
+        residents.runs[command.run_id] = run.with_gradient(outcome.gradient_P)
+    plan = executed_plan(command.plan, outcome.micro_batches, decoder.dtype)
+    return JobDone(residents.settings.epoch, command.job_id, encode(outcome.result), plan)
+
+
+def run_optim_step(residents: Residents, command: RunOptimStep) -> Job:
+    """An optimizer step."""
+    run, result = optim_step(residents.run(command.run_id), command.operation.adam)
+    residents.runs[command.run_id] = run
+    return JobDone(residents.settings.epoch, command.job_id, encode(result))
+    yield
+
+
+def run_write_state(residents: Residents, command: WriteState) -> Job:
+    """Write a run's files (here; the worker runs it in a thread for a background write)."""
+    run, folder = residents.run(command.run_id), Path(command.folder)
+    hashes = write_state(run, folder, with_optimizer=command.with_optimizer)
+    size_bytes = sum((folder / name).stat().st_size for name in hashes)
+    return StateWritten(
+        residents.settings.epoch, command.job_id, command.run_id, run.step, hashes, size_bytes
+    )
+    yield
+
+
+def run_read_state(residents: Residents, command: ReadState) -> Job:
+    """Replace a run's state."""
+    run = residents.run(command.run_id)
+    run = read_into(run, Path(command.folder), with_optimizer=command.with_optimizer)
+    residents.runs[command.run_id] = run
+    return StateRead(residents.settings.epoch, command.job_id, command.run_id, run.step)
+    yield
+
+
+def run_evaluate(residents: Residents, command: RunEvaluate) -> Job:
+    """Score responses; missing ones are written first, by the same weights."""
+    run, operation = residents.run(command.run_id), command.operation
+    decoder = run.base.decoder
+    check_items(decoder, operation.items, operation.temperature)
+    missing = [i for i, item in enumerate(operation.items) if len(item.response_tokens) == 0]
+    items = list(operation.items)
+    if missing:
+        sampler = residents.samplers[run.base.name]
+        requests = [
+            sampler.submit(command.job_id, _response_of(command, i), run.weights, run.step)
+            for i in missing
+        ]
+        yield requests
+        for i, request in zip(missing, requests, strict=True):
+            items[i] = _completed(items[i], request, i)
+    lengths = [len(item.prompt_tokens) + len(item.response_tokens) for item in items]
+    batches = command.plan.micro_batches or plan_by_length(
+        lengths, residents.settings.micro_batch_tokens
+    )
+    plan = replace(command.plan, micro_batches=batches)
+    _check_plan(plan, len(items))
+    result = yield from score(decoder, run.weights, items, operation.temperature, batches)
+    plan = executed_plan(plan, batches, decoder.dtype)
+    return JobDone(residents.settings.epoch, command.job_id, encode(result), plan)
+
+
+def plan_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Items sorted by length, in micro-batches whose padded size stays within ``max_tokens``."""
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= max_tokens:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+def _response_of(command: RunEvaluate, i: int) -> Sample:
+    operation = command.operation
+    return Sample(
+        weights=WeightsRef(base_model="", run_id=command.run_id),
+        prompt_tokens=operation.items[i].prompt_tokens,
+        params=SamplingParams(
+            max_tokens=operation.max_new_tokens,
+            temperature=operation.temperature,
+            seed=operation.seed + i,
+        ),
+    )
+
+
+def _completed(item: EvaluationItem, request: SampleRequest, number: int) -> EvaluationItem:
+    import numpy as np
+
+    if request.error is not None:
+        raise request.error
+    tokens = request.sequences[0].tokens
+    if not tokens:
+        raise InvalidRequestError(
+            f"batches[{number}]: the prompt leaves no room in the model's context for a response.",
+            field="batches",
+        )
+    return EvaluationItem(item.prompt_tokens, np.array(tokens, dtype=np.int32))
+
+
+def _check_plan(plan: PassPlan, num_data: int) -> None:
+    planned = sorted(i for batch in plan.micro_batches for i in batch)
+    if planned != list(range(num_data)) or not all(plan.micro_batches):
+        raise ServerError(
+            f"The plan does not cover {num_data} data exactly once: {plan.micro_batches}."
+        )
+
+
+def _dropout_seed(run_seed: int, seq: int) -> int:
+    digest = hashlib.blake2b(f"{run_seed}/{seq}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "little")

@@ -1,0 +1,301 @@
+"""Low-rank adapters: their shape, their weights, and the linear layer that applies them.
+
+One base model serves every run: each of its linear layers is replaced once by an ``AdaptedLinear``, and
+the adapters of a pass are named per pass in a ``PassState``. Weights are immutable; an optimizer step
+makes new ones, so whoever still samples from the old ones keeps them. Orientation and names are PEFT's
+(A [r, in], B [out, r], also for GPT-2's transposed ``Conv1D``). Knows no optimizer and no files.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+
+import torch
+from torch import Tensor, nn
+
+from eztinker.engine.worker.attention import Layout
+from eztinker.errors import InvalidRequestError, UnsupportedError
+from eztinker.types.training import LoRAConfig
+
+Pair = tuple[Tensor, Tensor]
+"""(A [r, in], B [out, r])."""
+
+_ATTENTION_PARTS = ("attn", "attention", "self_attention")
+_MLP_PARTS = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
+_ATTENTION_NAMES = (
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "qkv_proj",
+    "out_proj",
+    "query_key_value",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LinearSite:
+    """A linear layer that an adapter can be put on.
+
+    Attributes:
+        index: its place among the model's linear layers.
+        name: its path in the model, as PEFT writes it.
+        is_head: whether it is the vocabulary head.
+        is_transposed: ``Conv1D``, whose weight is [in, out].
+    """
+
+    index: int
+    name: str
+    in_features: int
+    out_features: int
+    is_head: bool = False
+    is_transposed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSpec:
+    """Shape of a run's adapter on one base model.
+
+    Attributes:
+        base_model: name of the base model.
+        config: as requested.
+        sites: the layers it is on, in the model's order.
+        num_sites: linear layers of the base model.
+    """
+
+    base_model: str
+    config: LoRAConfig
+    sites: tuple[LinearSite, ...]
+    num_sites: int
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable numbers."""
+        return sum(self.config.r * (site.in_features + site.out_features) for site in self.sites)
+
+    @property
+    def tensor_shapes(self) -> list[tuple[str, tuple[int, int]]]:
+        """PEFT key and shape of every tensor, in the order of the flat vector."""
+        r = self.config.r
+        return [
+            (f"base_model.model.{site.name}.lora_{part}.weight", shape)
+            for site in self.sites
+            for part, shape in (("A", (r, site.in_features)), ("B", (site.out_features, r)))
+        ]
+
+    def target_names(self, all_sites: Sequence[LinearSite]) -> list[str]:
+        """Module names that make PEFT choose exactly these layers: short ones, else whole paths."""
+        chosen = {site.name for site in self.sites}
+        short = sorted({name.rpartition(".")[2] for name in chosen})
+        matched = {site.name for site in all_sites if any(_matches(site.name, s) for s in short)}
+        return short if matched == chosen else sorted(chosen)
+
+
+def choose_sites(
+    config: LoRAConfig, sites: Sequence[LinearSite], *, tied_head: bool
+) -> list[LinearSite]:
+    """The layers that ``target_modules`` and the ``train_*`` switches name.
+
+    Raises:
+        InvalidRequestError: a name matches no layer, or nothing is left to train.
+        UnsupportedError: an adapter on a head that shares its weight with the embedding.
+    """
+    if isinstance(config.target_modules, str):
+        if config.target_modules != "all-linear":
+            return choose_sites_by_name([config.target_modules], sites, tied_head=tied_head)
+        chosen = [site for site in sites if _wanted(site, config)]
+    else:
+        return choose_sites_by_name(list(config.target_modules), sites, tied_head=tied_head)
+    _check_chosen(chosen, tied_head=tied_head)
+    return chosen
+
+
+def choose_sites_by_name(
+    names: Sequence[str], sites: Sequence[LinearSite], *, tied_head: bool
+) -> list[LinearSite]:
+    """The layers whose path is one of ``names`` or ends in one (PEFT's rule for a list)."""
+    for name in names:
+        if not any(_matches(site.name, name) for site in sites):
+            raise _unknown_module(name, sites)
+    chosen = [site for site in sites if any(_matches(site.name, name) for name in names)]
+    _check_chosen(chosen, tied_head=tied_head)
+    return chosen
+
+
+def _check_chosen(chosen: Sequence[LinearSite], *, tied_head: bool) -> None:
+    if not chosen:
+        raise InvalidRequestError(
+            "lora_config leaves no module to train: switch on train_attn, train_mlp or train_unembed.",
+            field="lora_config",
+        )
+    if tied_head and any(site.is_head for site in chosen):
+        raise UnsupportedError(
+            "This model's vocabulary head shares its weight with the embedding; an adapter on it "
+            "(train_unembed, or its name in target_modules) is not implemented. Leave the head out.",
+            field="train_unembed",
+        )
+
+
+def _wanted(site: LinearSite, config: LoRAConfig) -> bool:
+    if site.is_head:
+        return config.train_unembed
+    is_attention, is_mlp = _part_of(site.name)
+    if is_attention:
+        return config.train_attn
+    return config.train_mlp if is_mlp else config.train_attn and config.train_mlp
+
+
+def _part_of(name: str) -> tuple[bool, bool]:
+    parts = name.split(".")
+    is_attention = parts[-1] in _ATTENTION_NAMES or any(
+        part in _ATTENTION_PARTS or part.endswith("_attn") for part in parts[:-1]
+    )
+    return is_attention, not is_attention and any(part in _MLP_PARTS for part in parts[:-1])
+
+
+def _matches(path: str, name: str) -> bool:
+    return path == name or path.endswith(f".{name}")
+
+
+def _unknown_module(name: str, sites: Sequence[LinearSite]) -> InvalidRequestError:
+    short = sorted({site.name.rpartition(".")[2] for site in sites})
+    near = difflib.get_close_matches(name.rpartition(".")[2], short, n=3, cutoff=0.4)
+    hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
+    return InvalidRequestError(
+        f"target_modules: no linear layer of this model is called {name!r}.{hint} "
+        f"Available: {', '.join(short)}; or 'all-linear'.",
+        code="unknown_module",
+        field="target_modules",
+    )
+
+
+class AdapterWeights:
+    """Weights of an adapter at one step; never changed.
+
+    Attributes:
+        flat_P: float32, all tensors one after another (see ``AdapterSpec.tensor_shapes``).
+        leaves: the same numbers as tensors of the compute type, which gradients are taken of.
+        pairs: for every linear layer of the model its (A, B), or None.
+    """
+
+    def __init__(self, spec: AdapterSpec, flat_P: Tensor, dtype: torch.dtype) -> None:
+        self.spec = spec
+        self.flat_P = flat_P
+        self.scaling = spec.config.scaling
+        compute_P = flat_P.detach().to(dtype)
+        sizes = [rows * columns for _, (rows, columns) in spec.tensor_shapes]
+        self.leaves = [
+            part.view(shape).detach().requires_grad_()
+            for part, (_, shape) in zip(compute_P.split(sizes), spec.tensor_shapes, strict=True)
+        ]
+        self.pairs: list[Pair | None] = [None] * spec.num_sites
+        for place, site in enumerate(spec.sites):
+            self.pairs[site.index] = (self.leaves[2 * place], self.leaves[2 * place + 1])
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Float32 tensors by PEFT key."""
+        shapes = self.spec.tensor_shapes
+        parts = self.flat_P.split([rows * columns for _, (rows, columns) in shapes])
+        return {key: part.view(shape) for part, (key, shape) in zip(parts, shapes, strict=True)}
+
+
+def initial_weights(spec: AdapterSpec, seed: int) -> Tensor:
+    """Flat float32 weights as PEFT starts them: A uniform in ±1/sqrt(in), B zero.
+
+    PEFT's Kaiming initialisation with a = sqrt(5) has exactly that bound. Drawn on the CPU from its own
+    generator: the same seed gives the same adapter on any device, whatever else runs.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    for site in spec.sites:
+        bound = 1 / math.sqrt(site.in_features)
+        a = torch.empty(spec.config.r, site.in_features).uniform_(
+            -bound, bound, generator=generator
+        )
+        parts += [a.flatten(), torch.zeros(site.out_features * spec.config.r)]
+    return torch.cat(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Dropout:
+    """Dropout on the adapters' input, reproducible: a layer's mask depends on seed and layer only.
+
+    Attributes:
+        probability: of dropping a number.
+        seed: of this micro-batch.
+    """
+
+    probability: float
+    seed: int
+
+    def __call__(self, x: Tensor, layer: int) -> Tensor:
+        """``x`` with numbers dropped and the rest scaled up."""
+        generator = torch.Generator(x.device).manual_seed((self.seed * 100_003 + layer) % 2**63)
+        keep = 1 - self.probability
+        mask = torch.empty_like(x, requires_grad=False).bernoulli_(keep, generator=generator)
+        return x * mask.div_(keep)
+
+
+@dataclass(slots=True)
+class PassState:
+    """What the layers of one base model need to know about the pass in progress.
+
+    Attributes:
+        layout: how its tokens belong together.
+        segments: (adapter or None, first flat row, end) covering the pass.
+        dropout: on the adapters' inputs, or None.
+        checkpointing: recompute each layer in the backward pass.
+        num_attention_calls: counts calls of our attention function.
+    """
+
+    layout: Layout | None = None
+    segments: list[tuple[AdapterWeights | None, int, int]] = dataclass_field(default_factory=list)
+    dropout: Dropout | None = None
+    checkpointing: bool = False
+    num_attention_calls: int = 0
+
+
+class AdaptedLinear(nn.Module):
+    """A frozen linear layer plus scaling·B·A·x of the adapters of the pass."""
+
+    def __init__(self, base: nn.Module, site: LinearSite, state: PassState) -> None:
+        super().__init__()
+        self.weight: Tensor = base.weight  # type: ignore[assignment]
+        self.bias: Tensor | None = getattr(base, "bias", None)
+        self.in_features, self.out_features = site.in_features, site.out_features
+        self.site = site
+        self.state = state
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Output of the shape of ``x`` with its last axis replaced."""
+        weight = self.weight.t() if self.site.is_transposed else self.weight
+        y = nn.functional.linear(x, weight, self.bias)
+        segments = self.state.segments
+        if len(segments) == 1:
+            adapter = segments[0][0]
+            pair = adapter.pairs[self.site.index] if adapter is not None else None
+            return y if pair is None else self._adapted(x, y, pair, adapter.scaling)  # type: ignore[union-attr]
+        return self._adapted_by_segment(x, y)
+
+    def _adapted(self, x: Tensor, y: Tensor, pair: Pair, scaling: float) -> Tensor:
+        if self.state.dropout is not None:
+            x = self.state.dropout(x, self.site.index)
+        low = x.reshape(-1, self.in_features) @ pair[0].t()
+        return torch.addmm(y.view(-1, self.out_features), low, pair[1].t(), alpha=scaling).view_as(
+            y
+        )
+
+    def _adapted_by_segment(self, x: Tensor, y: Tensor) -> Tensor:
+        """Rows of several adapters; for sampling, without gradients."""
+        x_rows, y_rows = x.reshape(-1, self.in_features), y.view(-1, self.out_features)
+        for adapter, start, end in self.state.segments:
+            pair = adapter.pairs[self.site.index] if adapter is not None else None
+            if pair is not None:
+                low = x_rows[start:end] @ pair[0].t()
+                y_rows[start:end].addmm_(low, pair[1].t(), alpha=adapter.scaling)  # type: ignore[union-attr]
+        return y

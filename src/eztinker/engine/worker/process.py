@@ -1,0 +1,98 @@
+"""Entry of a worker process: ``python -m eztinker.engine.worker.process --fd N``.
+
+Inherits one end of a socket pair, gets ``WorkerSettings`` as its first message, and runs a ``Worker`` on
+the main thread while another thread reads commands. When the other end closes, the server is gone and
+this process ends at once. Its log goes to standard error, one plain line per record.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+
+from eztinker.engine.executors.framing import frame, read_message
+from eztinker.errors import EZTinkerError
+from eztinker.types.messages import COMMAND_TYPES, Event, WorkerSettings
+
+_SERVER_GONE = 0
+_BAD_START = 3
+
+
+def main() -> None:
+    """Run until ``Shutdown`` or until the server is gone."""
+    parser = argparse.ArgumentParser(description="Engine worker; started by the server.")
+    parser.add_argument("--fd", type=int, required=True, help="inherited end of a socket pair")
+    connection = socket.socket(fileno=parser.parse_args().fd)
+    # Ctrl-C reaches the whole process group; the server decides what becomes of its worker.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format="worker: %(levelname)s %(message)s"
+    )
+    _set_environment()
+    try:
+        settings = read_message(_reader(connection), COMMAND_TYPES)
+    except EOFError:
+        os._exit(_SERVER_GONE)
+    _serve(connection, settings)
+
+
+def _set_environment() -> None:
+    """What must be known before torch loads.
+
+    Spinning OpenMP threads take the cores from the server and its clients between two operations, which
+    costs up to a hundred times on a small machine; passive ones sleep.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("KMP_BLOCKTIME", "0")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the worker reads local folders only
+
+
+def _serve(connection: socket.socket, settings: WorkerSettings) -> None:
+    from eztinker.engine.worker.worker import Worker
+
+    def emit(event: Event) -> None:
+        try:
+            connection.sendall(frame(event))
+        except OSError:
+            os._exit(_SERVER_GONE)
+
+    try:
+        worker = Worker(settings, emit)
+    except (EZTinkerError, ImportError) as error:
+        sys.stderr.write(f"worker: cannot start: {error}\n")
+        sys.exit(_BAD_START)
+    reader = threading.Thread(target=_read, args=(connection, worker.submit), daemon=True)
+    reader.start()
+    worker.run()
+
+
+def _read(connection: socket.socket, submit: Callable[..., None]) -> None:
+    read_exactly = _reader(connection)
+    while True:
+        try:
+            submit(read_message(read_exactly, COMMAND_TYPES))
+        except (EOFError, OSError):
+            os._exit(_SERVER_GONE)
+
+
+def _reader(connection: socket.socket) -> Callable[[int], bytes]:
+    stream = connection.makefile("rb")
+
+    def read_exactly(num_bytes: int) -> bytes:
+        data = stream.read(num_bytes)
+        if data is None or len(data) < num_bytes:
+            raise EOFError
+        return data
+
+    return read_exactly
+
+
+if __name__ == "__main__":
+    main()

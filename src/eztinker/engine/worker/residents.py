@@ -1,0 +1,102 @@
+"""What lives in a worker: base models with their samplers, runs, and adapters read for sampling.
+
+A lookup that fails says what is missing. Knows no commands and no queue; ``jobs.py`` and ``worker.py``
+use it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+
+from eztinker.engine.worker.base_model import BaseModel
+from eztinker.engine.worker.devices import default_cache_tokens
+from eztinker.engine.worker.lora import AdapterWeights
+from eztinker.engine.worker.run_state import RunState
+from eztinker.engine.worker.sampler import Sampler
+from eztinker.engine.worker.state import ADAPTER_WEIGHTS, read_adapter
+from eztinker.errors import NotFoundError, StorageError
+from eztinker.types.messages import RunSample, WorkerSettings
+
+_MAX_CHECKPOINT_ADAPTERS = 8
+
+
+class Residents:
+    """Everything that is in memory.
+
+    Args:
+        settings: the worker's.
+        device: where it all lies.
+
+    Attributes:
+        base_models: by name.
+        samplers: of the base models, by name.
+        runs: current states by run id.
+    """
+
+    def __init__(self, settings: WorkerSettings, device: torch.device) -> None:
+        self.settings = settings
+        self.device = device
+        self.base_models: dict[str, BaseModel] = {}
+        self.samplers: dict[str, Sampler] = {}
+        self.runs: dict[str, RunState] = {}
+        self._checkpoints: OrderedDict[tuple[str, str, int], tuple[AdapterWeights, int]] = (
+            OrderedDict()
+        )
+
+    def add_base_model(self, base: BaseModel) -> None:
+        """Keep a base model and give it a sampler."""
+        decoder = base.decoder
+        tokens = self.settings.kv_cache_tokens
+        tokens = tokens or default_cache_tokens(self.device, decoder.cache_bytes_per_token)
+        self.base_models[base.name] = base
+        self.samplers[base.name] = Sampler(base, tokens)
+
+    def base_model(self, name: str) -> BaseModel:
+        """A resident base model.
+
+        Raises:
+            NotFoundError: it is not loaded.
+        """
+        if name not in self.base_models:
+            raise NotFoundError(
+                f"Base model {name!r} is not loaded in this worker.", field="base_model"
+            )
+        return self.base_models[name]
+
+    def run(self, run_id: str) -> RunState:
+        """A resident run.
+
+        Raises:
+            NotFoundError: it is not open.
+        """
+        if run_id not in self.runs:
+            raise NotFoundError(f"Run {run_id!r} is not open in this worker.", field="run_id")
+        return self.runs[run_id]
+
+    def weights_for(self, command: RunSample) -> tuple[AdapterWeights | None, int]:
+        """The weights that a sampling request names, and the optimizer steps behind them."""
+        ref = command.operation.weights
+        base = self.base_model(ref.base_model)
+        if command.checkpoint_folder is not None:
+            return self._checkpoint(base, Path(command.checkpoint_folder))
+        if ref.run_id is None:
+            return None, 0
+        run = self.run(ref.run_id)
+        return run.weights, run.step
+
+    def _checkpoint(self, base: BaseModel, folder: Path) -> tuple[AdapterWeights, int]:
+        """An adapter from files; a folder that was replaced is read again."""
+        try:
+            written_ns = (folder / ADAPTER_WEIGHTS).stat().st_mtime_ns
+        except OSError as error:
+            raise StorageError(f"{folder} holds no {ADAPTER_WEIGHTS}.") from error
+        key = (base.name, str(folder), written_ns)
+        if key not in self._checkpoints:
+            self._checkpoints[key] = read_adapter(base, folder)
+        self._checkpoints.move_to_end(key)
+        while len(self._checkpoints) > _MAX_CHECKPOINT_ADAPTERS:
+            self._checkpoints.popitem(last=False)
+        return self._checkpoints[key]

@@ -1,0 +1,196 @@
+"""Drawing the next token: temperature, top-k, top-p, and reproducible random numbers.
+
+Pure functions of logits and counters; they know no cache and no request. Called by
+``engine/worker/sampler.py``.
+
+Every random number is a hash of (seed of the request, sample, token index), so a token depends on these
+and the logits alone, not on which other rows happen to share the batch. The draw inverts the cumulative
+distribution on two levels, blocks of the vocabulary and then tokens of one block: sorting or
+``multinomial`` over a large vocabulary costs many times more.
+
+Axes: R rows, V vocabulary, C candidates kept by a filter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_MASK = np.uint64(0xFFFFFFFFFFFFFFFF)
+_BLOCK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class RowParams:
+    """How each row of a batch is drawn; tensors on the device of the logits.
+
+    Attributes:
+        temperature_R: float32; 0 is greedy.
+        top_k_R: int64; V or more keeps all.
+        top_p_R: float32 in (0, 1].
+        any_random: some row is not greedy.
+        max_top_k: largest top-k among rows that use it; 0 when no row filters by rank.
+        any_unranked_top_p: some row uses top-p without top-k.
+        all_filtered: every random row is filtered.
+    """
+
+    temperature_R: Tensor
+    top_k_R: Tensor
+    top_p_R: Tensor
+    any_random: bool
+    max_top_k: int
+    any_unranked_top_p: bool
+    all_filtered: bool
+
+    @classmethod
+    def build(
+        cls,
+        temperatures: list[float],
+        top_ks: list[int],
+        top_ps: list[float],
+        vocab_size: int,
+        device: torch.device,
+    ) -> RowParams:
+        """From one value per row; ``top_k`` below 1 switches the filter off."""
+        ranks = [k if 0 < k < vocab_size else vocab_size for k in top_ks]
+        random = [t > 0 for t in temperatures]
+        ranked = [k for k, r in zip(ranks, random, strict=True) if r and k < vocab_size]
+        unranked = [
+            p < 1 and k == vocab_size for k, p, r in zip(ranks, top_ps, random, strict=True) if r
+        ]
+        filtered = [
+            p < 1 or k < vocab_size for k, p, r in zip(ranks, top_ps, random, strict=True) if r
+        ]
+        return cls(
+            temperature_R=torch.tensor(temperatures, dtype=torch.float32, device=device),
+            top_k_R=torch.tensor(ranks, dtype=torch.int64, device=device),
+            top_p_R=torch.tensor(top_ps, dtype=torch.float32, device=device),
+            any_random=any(random),
+            max_top_k=max(ranked, default=0),
+            any_unranked_top_p=any(unranked),
+            all_filtered=all(filtered),
+        )
+
+
+def uniforms(seeds_R: np.ndarray, samples_R: np.ndarray, indices_R: np.ndarray) -> np.ndarray:
+    """One float64 in (0, 1) per row, a function of (seed, sample, token index) only.
+
+    A chain of splitmix64 finalisers (Steele et al. 2014, doi:10.1145/2660193.2660195) over the three
+    counters; the upper 53 bits become the number.
+    """
+    state = _mix(seeds_R.astype(np.uint64))
+    state = _mix(state ^ _mix(samples_R.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)))
+    state = _mix(state ^ _mix(indices_R.astype(np.uint64) + np.uint64(0xD1B54A32D192ED03)))
+    return ((state >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+
+
+def _mix(value: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        value = (value + np.uint64(0x9E3779B97F4A7C15)) & _MASK
+        value = ((value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)) & _MASK
+        value = ((value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)) & _MASK
+    return value ^ (value >> np.uint64(31))
+
+
+def draw(logits_RV: Tensor, params: RowParams, uniforms_R: Tensor) -> tuple[Tensor, Tensor]:
+    """Next token of every row and its log-probability.
+
+    Args:
+        logits_RV: float32; overwritten.
+        params: per row.
+        uniforms_R: float64 in (0, 1).
+
+    Returns:
+        Tokens int64 [R] and float32 log softmax(logits / T) at them, before top-k and top-p (of the
+        plain distribution where T is 0).
+    """
+    greedy_R = params.temperature_R == 0
+    scaled = logits_RV.div_(torch.where(greedy_R, 1.0, params.temperature_R)[:, None])
+    logsumexp_R = scaled.logsumexp(-1)
+    if not params.any_random:
+        tokens_R = scaled.argmax(-1)
+    else:
+        tokens_R = _draw_random(scaled, logsumexp_R, params, uniforms_R)
+        if bool(greedy_R.any()):
+            tokens_R = torch.where(greedy_R, scaled.argmax(-1), tokens_R)
+    return tokens_R, scaled.gather(1, tokens_R[:, None])[:, 0] - logsumexp_R
+
+
+def _draw_random(scaled: Tensor, logsumexp_R: Tensor, params: RowParams, u_R: Tensor) -> Tensor:
+    filtered_R = (params.top_k_R < scaled.shape[1]) | (params.top_p_R < 1)
+    tokens_R = None
+    if params.max_top_k or params.any_unranked_top_p:
+        tokens_R = _draw_filtered(scaled, logsumexp_R, params, u_R)
+    if params.all_filtered and tokens_R is not None:
+        return tokens_R
+    unfiltered = draw_two_level(torch.exp(scaled - logsumexp_R[:, None]), u_R)
+    return unfiltered if tokens_R is None else torch.where(filtered_R, tokens_R, unfiltered)
+
+
+def _draw_filtered(scaled: Tensor, logsumexp_R: Tensor, params: RowParams, u_R: Tensor) -> Tensor:
+    """Draw among the rows' likeliest tokens; rows without a filter get an answer that is not used."""
+    vocab_size = scaled.shape[1]
+    num = params.max_top_k
+    if params.any_unranked_top_p:
+        num = max(num, _nucleus_bound(scaled, logsumexp_R, params))
+    top = scaled.topk(min(num, vocab_size), dim=-1)  # sorted, best first
+    probabilities_RC = torch.exp((top.values - logsumexp_R[:, None]).double())
+    keep_top_k(probabilities_RC, params.top_k_R)
+    # Without top-k the mass is 1 however many candidates are at hand; with it, what top-k kept.
+    mass_R = torch.where(params.top_k_R >= vocab_size, 1.0, probabilities_RC.sum(-1))
+    keep_top_p(probabilities_RC, params.top_p_R, mass_R)
+    cumulative_RC = probabilities_RC.cumsum(-1)
+    threshold_R = u_R * cumulative_RC[:, -1]
+    place_R = (cumulative_RC <= threshold_R[:, None]).sum(-1).clamp_max(cumulative_RC.shape[1] - 1)
+    return top.indices.gather(1, place_R[:, None])[:, 0]
+
+
+def _nucleus_bound(scaled: Tensor, logsumexp_R: Tensor, params: RowParams) -> int:
+    """A number of candidates that covers every unranked nucleus."""
+    vocab_size = scaled.shape[1]
+    needs_R = (params.top_k_R >= vocab_size) & (params.top_p_R < 1)
+    rows, top_p = scaled[needs_R], params.top_p_R[needs_R]
+    num = 128
+    while num < vocab_size:
+        mass = torch.exp(rows.topk(num, dim=-1).values - logsumexp_R[needs_R][:, None]).sum(-1)
+        if bool((mass >= top_p).all()):
+            return num
+        num *= 8
+    return vocab_size
+
+
+def keep_top_k(probabilities_RC: Tensor, top_k_R: Tensor) -> None:
+    """Zero, in place, all but each row's first ``top_k`` candidates (sorted, best first)."""
+    rank_C = torch.arange(probabilities_RC.shape[1], device=probabilities_RC.device)
+    probabilities_RC.masked_fill_(rank_C >= top_k_R[:, None], 0)
+
+
+def keep_top_p(probabilities_RC: Tensor, top_p_R: Tensor, mass_R: Tensor) -> None:
+    """Zero, in place, what lies beyond each row's nucleus: the fewest candidates (sorted, best first)
+    whose share of ``mass_R`` reaches ``top_p`` (Holtzman et al. 2019, arXiv:1904.09751).
+    """
+    before_RC = probabilities_RC.cumsum(-1) - probabilities_RC
+    beyond = before_RC >= (top_p_R * mass_R)[:, None]
+    probabilities_RC.masked_fill_(beyond & (top_p_R < 1)[:, None], 0)
+
+
+def draw_two_level(probabilities_RV: Tensor, uniforms_R: Tensor) -> Tensor:
+    """Token ids [R] by inverting the cumulative distribution; rows need not sum to exactly 1."""
+    num_rows, vocab_size = probabilities_RV.shape
+    missing = -vocab_size % _BLOCK
+    if missing:
+        probabilities_RV = torch.nn.functional.pad(probabilities_RV, (0, missing))
+    blocks = probabilities_RV.view(num_rows, -1, _BLOCK)
+    block_ends = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    threshold_R = uniforms_R * block_ends[:, -1]
+    block_R = (block_ends <= threshold_R[:, None]).sum(-1).clamp_max(blocks.shape[1] - 1)
+    row_R = torch.arange(num_rows, device=blocks.device)
+    start_R = torch.where(block_R > 0, block_ends[row_R, (block_R - 1).clamp_min(0)], 0.0)
+    inside = blocks[row_R, block_R].double().cumsum(-1)
+    # The two sums round differently; staying below the block's own end keeps the draw inside it, and
+    # on a token of positive probability.
+    wanted_R = torch.minimum(threshold_R - start_R, inside[:, -1] * (1 - 1e-12))
+    return block_R * _BLOCK + (inside <= wanted_R[:, None]).sum(-1)

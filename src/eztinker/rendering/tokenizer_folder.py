@@ -79,7 +79,8 @@ class TokenizerFolder:
             name: text for name in _SPECIAL_NAMES if (text := _token_text(config.get(name)))
         }
         _add_tokens(backend, path, config)
-        _set_post_processor(backend, config, special_tokens)
+        if not (path / "tokenizer.json").is_file():  # which has its own post-processor
+            _set_post_processor(backend, config, special_tokens)
         backend.no_truncation()
         backend.no_padding()
         return cls(
@@ -225,9 +226,7 @@ def _token_text(value: Any) -> str | None:
 def _set_post_processor(
     backend: Backend, config: Mapping[str, Any], special_tokens: Mapping[str, str]
 ) -> None:
-    """Explicit ``add_bos_token`` / ``add_eos_token`` entries outrank the post-processor of tokenizer.json."""
-    if "add_bos_token" not in config and "add_eos_token" not in config:
-        return
+    """Start and end token as ``add_bos_token`` and ``add_eos_token`` ask for them."""
     bos = special_tokens.get("bos_token") if config.get("add_bos_token") else None
     eos = special_tokens.get("eos_token") if config.get("add_eos_token") else None
     single = " ".join(part for part in (bos and f"{bos}:0", "$A:0", eos and f"{eos}:0") if part)

@@ -1,0 +1,236 @@
+"""``AsyncEZTinkerClient``: the same methods as ``EZTinkerClient``, to be awaited.
+
+Differs in the transport only: signatures, docstrings, requests, retries and waiting are the shared ones of
+``requests.py`` and ``flows.py``. Serves one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
+
+from eztinker.client import answers, flows, requests
+from eztinker.client.answers import Json
+from eztinker.client.flows import (
+    DEFAULT_TIMEOUT_S,
+    HEALTH_TIMEOUT_S,
+    RECONNECT_WINDOW_S,
+    Context,
+)
+from eztinker.client.jobs import AsyncJobHandle
+from eztinker.client.methods import dress
+from eztinker.client.requests import Prompt, Request, Stop
+from eztinker.client.transport import AsyncTransport, resolve_api_key, resolve_base_url
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import httpx
+
+    from eztinker.client.embedded import EmbeddedServer
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _asks(
+    build: Callable[P, Request[T]],
+) -> Callable[Concatenate[AsyncEZTinkerClient, P], Coroutine[Any, Any, T]]:
+    async def method(self: AsyncEZTinkerClient, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._run(flows.ask(self._context, build(*args, **kwargs)))
+
+    return dress(method, build)
+
+
+def _works(
+    build: Callable[P, Request[T]],
+) -> Callable[Concatenate[AsyncEZTinkerClient, P], Coroutine[Any, Any, T]]:
+    async def method(self: AsyncEZTinkerClient, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._run(flows.run_job(self._context, build(*args, **kwargs)))
+
+    return dress(method, build)
+
+
+def _submits(
+    build: Callable[P, Request[T]],
+) -> Callable[Concatenate[AsyncEZTinkerClient, P], Coroutine[Any, Any, AsyncJobHandle[T]]]:
+    async def method(
+        self: AsyncEZTinkerClient, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncJobHandle[T]:
+        request = build(*args, **kwargs)
+        job_id = await self._run(flows.submit_job(self._context, request))
+        return AsyncJobHandle(self._context, self._transport, job_id, request.parse)
+
+    return dress(method, build, is_submit=True)
+
+
+class AsyncEZTinkerClient:
+    """A connection to an EZTinker server for asyncio; any number of tasks may use it at once.
+
+    Arguments, errors and methods are those of ``EZTinkerClient``; ``transport`` is an asynchronous one.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        *,
+        reconnect_window: float = RECONNECT_WINDOW_S,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._context = Context(resolve_base_url(base_url), timeout, reconnect_window)
+        self._transport = AsyncTransport(
+            self._context.base_url, resolve_api_key(api_key), transport
+        )
+        self._server: EmbeddedServer | None = None
+
+    @classmethod
+    async def embedded(
+        cls,
+        model: str | Sequence[str] = (),
+        *,
+        state_dir: str | os.PathLike[str] | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,  # noqa: ASYNC109 - the sync client's word
+        **settings: Any,
+    ) -> AsyncEZTinkerClient:
+        """As ``EZTinkerClient.embedded``: ``client = await AsyncEZTinkerClient.embedded("nano")``."""
+        from eztinker.client.embedded import EmbeddedServer
+
+        models = [model] if isinstance(model, str) else list(model)
+        server = await asyncio.to_thread(
+            EmbeddedServer, models, state_dir=state_dir, settings=settings
+        )
+        client = cls(server.base_url, timeout=timeout)
+        client._server = server
+        return client
+
+    @property
+    def base_url(self) -> str:
+        """Address of the server."""
+        return self._context.base_url
+
+    async def close(self) -> None:
+        """Close the connections, and the embedded server if there is one."""
+        await self._transport.close()
+        if self._server is not None:
+            await asyncio.to_thread(self._server.close)
+
+    async def __aenter__(self) -> AsyncEZTinkerClient:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _run(self, flow: flows.Flow[T]) -> T:
+        return await self._transport.run(flow)
+
+    # Service and runs -----------------------------------------------------------------------------
+
+    async def health(self) -> Json:
+        """``{"status": "ok", "version", "timestamp", …}``, or an error within ten seconds."""
+        timeout_s = min(HEALTH_TIMEOUT_S, self._context.timeout_s)
+        return await self._run(flows.ask(self._context, requests.health(), timeout_s))
+
+    async def get_tokenizer(self, base_model: str | None = None) -> Any:
+        """The transformers tokenizer of a base model, fetched from the server (None: of its default model)."""
+        from eztinker.client.tokenizer import load_tokenizer
+
+        files = await self._run(flows.tokenizer_files(self._context, base_model))
+        return await asyncio.to_thread(load_tokenizer, files)
+
+    async def get_runs(self, *, base_model: str | None = None) -> list[Json]:
+        """All runs, newest first: ``run_id``, ``base_model``, ``device``, ``step`` and more."""
+        return await self._run(flows.all_runs(self._context, base_model))
+
+    get_models = _asks(requests.get_models)
+    create_run = _asks(requests.create_run)
+    delete_run = _asks(requests.delete_run)
+
+    # Training and sampling ------------------------------------------------------------------------
+
+    forward_backward = _works(requests.forward_backward)
+    forward = _works(requests.forward)
+    optim_step = _works(requests.optim_step)
+    evaluate = _works(requests.evaluate)
+
+    @overload
+    async def sample(
+        self,
+        prompt: Prompt,
+        max_new_tokens: int = ...,
+        temperature: float = ...,
+        top_p: float = ...,
+        top_k: int = ...,
+        do_sample: bool = ...,
+        *,
+        run_id: str | None = ...,
+        checkpoint: str | None = ...,
+        base_model: str | None = ...,
+        num_samples: None = ...,
+        stop: Stop | None = ...,
+        seed: int | None = ...,
+    ) -> str: ...
+    @overload
+    async def sample(
+        self,
+        prompt: Prompt,
+        max_new_tokens: int = ...,
+        temperature: float = ...,
+        top_p: float = ...,
+        top_k: int = ...,
+        do_sample: bool = ...,
+        *,
+        run_id: str | None = ...,
+        checkpoint: str | None = ...,
+        base_model: str | None = ...,
+        num_samples: int,
+        stop: Stop | None = ...,
+        seed: int | None = ...,
+    ) -> list[str]: ...
+    async def sample(self, *args: Any, **kwargs: Any) -> Any:
+        """Written out for its overloads only."""
+        return await self._run(flows.run_job(self._context, requests.sample(*args, **kwargs)))
+
+    dress(sample, requests.sample)
+
+    # Checkpoints ----------------------------------------------------------------------------------
+
+    save_checkpoint = _works(requests.save_checkpoint)
+    load_checkpoint = _works(requests.load_checkpoint)
+    get_checkpoints = _asks(requests.get_checkpoints)
+    delete_checkpoint = _asks(requests.delete_checkpoint)
+
+    # Jobs -----------------------------------------------------------------------------------------
+
+    async def wait_for_job(
+        self,
+        job_id: str,
+        timeout: float = 60.0,  # noqa: ASYNC109 - the sync client's word
+        polling_interval: float = 0.5,
+    ) -> Json:
+        """As ``EZTinkerClient.wait_for_job``."""
+        return await self._run(
+            flows.wait_for_job(self._context, job_id, answers.outcome, timeout, polling_interval)
+        )
+
+    get_job = _asks(requests.get_job)
+    get_jobs = _asks(requests.get_jobs)
+    cancel_job = _asks(requests.cancel_job)
+
+    # Pipelining: the same operations, answered at once by a handle ---------------------------------
+
+    submit_forward_backward = _submits(requests.forward_backward)
+    submit_forward = _submits(requests.forward)
+    submit_optim_step = _submits(requests.optim_step)
+    submit_evaluate = _submits(requests.evaluate)
+    submit_sample = _submits(requests.sample)
+    submit_save_checkpoint = _submits(requests.save_checkpoint)
+    submit_load_checkpoint = _submits(requests.load_checkpoint)

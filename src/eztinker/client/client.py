@@ -1,0 +1,260 @@
+"""``EZTinkerClient``: the service as Python methods.
+
+Most methods are made from the functions of ``requests.py``, whose signature and docstring they take over;
+all run flows (``flows.py``) in the calling thread. ``async_client.py`` has the same methods for asyncio, and
+a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
+
+from eztinker.client import answers, flows, requests
+from eztinker.client.answers import Json
+from eztinker.client.flows import (
+    DEFAULT_TIMEOUT_S,
+    HEALTH_TIMEOUT_S,
+    RECONNECT_WINDOW_S,
+    Context,
+)
+from eztinker.client.jobs import JobHandle
+from eztinker.client.methods import dress
+from eztinker.client.requests import Prompt, Request, Stop
+from eztinker.client.transport import Transport, resolve_api_key, resolve_base_url
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import httpx
+
+    from eztinker.client.embedded import EmbeddedServer
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _asks(build: Callable[P, Request[T]]) -> Callable[Concatenate[EZTinkerClient, P], T]:
+    def method(self: EZTinkerClient, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._run(flows.ask(self._context, build(*args, **kwargs)))
+
+    return dress(method, build)
+
+
+def _works(build: Callable[P, Request[T]]) -> Callable[Concatenate[EZTinkerClient, P], T]:
+    def method(self: EZTinkerClient, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._run(flows.run_job(self._context, build(*args, **kwargs)))
+
+    return dress(method, build)
+
+
+def _submits(
+    build: Callable[P, Request[T]],
+) -> Callable[Concatenate[EZTinkerClient, P], JobHandle[T]]:
+    def method(self: EZTinkerClient, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
+        request = build(*args, **kwargs)
+        job_id = self._run(flows.submit_job(self._context, request))
+        return JobHandle(self._context, self._transport, job_id, request.parse)
+
+    return dress(method, build, is_submit=True)
+
+
+class EZTinkerClient:
+    """A connection to an EZTinker server; one instance serves any number of threads.
+
+    Every request that changes something carries an idempotency key and may therefore be repeated: a lost
+    connection, a busy server or a restart shows as a longer wait, and nothing is applied twice.
+
+    Args:
+        base_url: the server; default ``EZTINKER_BASE_URL``, else ``http://localhost:8000``.
+        api_key: sent as ``X-API-Key``; default ``EZTINKER_API_KEY``, else none.
+        timeout: seconds that one call may take, with the work of the server and all repeats.
+        reconnect_window: seconds that a server which answered before may be away before a call fails.
+            A server that this client never reached is given up after half a second.
+        transport: an httpx transport instead of the network, for tests.
+
+    Raises:
+        ServerUnreachableError: (from any method) no server answers.
+        EZTinkerError: (from any method) what the server refused, as a class of ``eztinker.errors``.
+        JobFailedError: (from methods that make a job) the job failed or was cancelled.
+        TimeoutError: (from any method) the time is up; a job made by the call goes on.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        *,
+        reconnect_window: float = RECONNECT_WINDOW_S,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._context = Context(resolve_base_url(base_url), timeout, reconnect_window)
+        self._transport = Transport(self._context.base_url, resolve_api_key(api_key), transport)
+        self._server: EmbeddedServer | None = None
+
+    @classmethod
+    def embedded(
+        cls,
+        model: str | Sequence[str] = (),
+        *,
+        state_dir: str | os.PathLike[str] | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        **settings: Any,
+    ) -> EZTinkerClient:
+        """A client with a server of its own: a child process that ends with it.
+
+        Args:
+            model: base model (or several) to load at start; the first is the default model.
+            state_dir: folder to keep and continue; None keeps nothing.
+            timeout: as for the class.
+            settings: further settings of ``eztinker.config.ServerConfig``, such as ``num_threads=2``.
+
+        Raises:
+            InvalidRequestError: the server refused a setting.
+            ServerUnreachableError: the server did not start; the message shows its last words.
+        """
+        from eztinker.client.embedded import EmbeddedServer
+
+        models = [model] if isinstance(model, str) else list(model)
+        server = EmbeddedServer(models, state_dir=state_dir, settings=settings)
+        client = cls(server.base_url, timeout=timeout)
+        client._server = server
+        return client
+
+    @property
+    def base_url(self) -> str:
+        """Address of the server."""
+        return self._context.base_url
+
+    def close(self) -> None:
+        """Close the connections, and the embedded server if there is one."""
+        self._transport.close()
+        if self._server is not None:
+            self._server.close()
+
+    def __enter__(self) -> EZTinkerClient:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _run(self, flow: flows.Flow[T]) -> T:
+        return self._transport.run(flow)
+
+    # Service and runs -----------------------------------------------------------------------------
+
+    def health(self) -> Json:
+        """``{"status": "ok", "version", "timestamp", …}``, or an error within ten seconds."""
+        timeout_s = min(HEALTH_TIMEOUT_S, self._context.timeout_s)
+        return self._run(flows.ask(self._context, requests.health(), timeout_s))
+
+    def get_tokenizer(self, base_model: str | None = None) -> Any:
+        """The transformers tokenizer of a base model, fetched from the server (None: of its default model)."""
+        from eztinker.client.tokenizer import load_tokenizer
+
+        return load_tokenizer(self._run(flows.tokenizer_files(self._context, base_model)))
+
+    def get_runs(self, *, base_model: str | None = None) -> list[Json]:
+        """All runs, newest first: ``run_id``, ``base_model``, ``device``, ``step`` and more."""
+        return self._run(flows.all_runs(self._context, base_model))
+
+    get_models = _asks(requests.get_models)
+    create_run = _asks(requests.create_run)
+    delete_run = _asks(requests.delete_run)
+
+    # Training and sampling ------------------------------------------------------------------------
+
+    forward_backward = _works(requests.forward_backward)
+    forward = _works(requests.forward)
+    optim_step = _works(requests.optim_step)
+    evaluate = _works(requests.evaluate)
+
+    @overload
+    def sample(
+        self,
+        prompt: Prompt,
+        max_new_tokens: int = ...,
+        temperature: float = ...,
+        top_p: float = ...,
+        top_k: int = ...,
+        do_sample: bool = ...,
+        *,
+        run_id: str | None = ...,
+        checkpoint: str | None = ...,
+        base_model: str | None = ...,
+        num_samples: None = ...,
+        stop: Stop | None = ...,
+        seed: int | None = ...,
+    ) -> str: ...
+    @overload
+    def sample(
+        self,
+        prompt: Prompt,
+        max_new_tokens: int = ...,
+        temperature: float = ...,
+        top_p: float = ...,
+        top_k: int = ...,
+        do_sample: bool = ...,
+        *,
+        run_id: str | None = ...,
+        checkpoint: str | None = ...,
+        base_model: str | None = ...,
+        num_samples: int,
+        stop: Stop | None = ...,
+        seed: int | None = ...,
+    ) -> list[str]: ...
+    def sample(self, *args: Any, **kwargs: Any) -> Any:
+        """Written out for its overloads only."""
+        return self._run(flows.run_job(self._context, requests.sample(*args, **kwargs)))
+
+    dress(sample, requests.sample)
+
+    # Checkpoints ----------------------------------------------------------------------------------
+
+    save_checkpoint = _works(requests.save_checkpoint)
+    load_checkpoint = _works(requests.load_checkpoint)
+    get_checkpoints = _asks(requests.get_checkpoints)
+    delete_checkpoint = _asks(requests.delete_checkpoint)
+
+    # Jobs -----------------------------------------------------------------------------------------
+
+    def wait_for_job(
+        self, job_id: str, timeout: float = 60.0, polling_interval: float = 0.5
+    ) -> Json:
+        """Wait for a job's end: ``{"job_id", "status", "result", "error"}``.
+
+        A server that restarts meanwhile only makes the wait longer.
+
+        Args:
+            job_id: the job.
+            timeout: seconds to wait.
+            polling_interval: seconds between two questions when the server does not hold its answer.
+
+        Raises:
+            TimeoutError: it has not ended in time; it goes on.
+            JobFailedError: it failed or was cancelled.
+        """
+        return self._run(
+            flows.wait_for_job(self._context, job_id, answers.outcome, timeout, polling_interval)
+        )
+
+    get_job = _asks(requests.get_job)
+    get_jobs = _asks(requests.get_jobs)
+    cancel_job = _asks(requests.cancel_job)
+
+    # Pipelining: the same operations, answered at once by a handle ---------------------------------
+
+    submit_forward_backward = _submits(requests.forward_backward)
+    submit_forward = _submits(requests.forward)
+    submit_optim_step = _submits(requests.optim_step)
+    submit_evaluate = _submits(requests.evaluate)
+    submit_sample = _submits(requests.sample)
+    submit_save_checkpoint = _submits(requests.save_checkpoint)
+    submit_load_checkpoint = _submits(requests.load_checkpoint)

@@ -1,0 +1,406 @@
+"""What the client asks: one pure function per operation of the native API, giving a ``Request``.
+
+The signatures and docstrings here are those of the two clients, which are made from them (``methods.py``).
+Knows the routes, fields and defaults of the API and which parser reads each answer; nothing of connections,
+retries or waiting. Values that the caller leaves at None are not sent, so that the server's own default
+holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, Literal, TypeVar
+from urllib.parse import quote
+
+from eztinker.client import answers
+from eztinker.client.answers import Json
+from eztinker.errors import InvalidRequestError
+
+T = TypeVar("T")
+
+Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
+"""Text, token ids, or the messages of a chat."""
+Stop = str | Sequence[str] | Sequence[int]
+"""Texts that end an answer, or token ids that do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request(Generic[T]):
+    """One request, before it has headers or a connection.
+
+    Attributes:
+        parse: makes the value of the call from the answer's JSON; of a request that makes a job, from
+            the ended job.
+        params: of the query; None values are left out.
+        json: the body of a POST.
+        hold_s: how long the server is asked to hold the answer (``?wait=``); None does not ask.
+    """
+
+    method: str
+    path: str
+    parse: Callable[[Json], T]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    json: Json | None = None
+    hold_s: float | None = None
+
+    def holding(self, seconds: float) -> Request[T]:
+        """The same request, asking the server to hold its answer for up to ``seconds``."""
+        return replace(self, hold_s=seconds)
+
+
+# Service and runs ---------------------------------------------------------------------------------
+
+
+def health() -> Request[Json]:
+    """``{"status": "ok", "version", "timestamp", …}``."""
+    return Request("GET", "/health", answers.same)
+
+
+def get_models() -> Request[list[Json]]:
+    """Base models, runs and checkpoints that can be sampled, in OpenAI's shape with further fields."""
+    return Request("GET", "/v1/models", answers.rows("data"))
+
+
+def get_tokenizer(base_model: str) -> Request[dict[str, str]]:
+    """Tokenizer files of a base model, whose name may hold slashes."""
+    path = f"/v1/base_models/{_segment(base_model, 'base_model')}/tokenizer"
+    return Request("GET", path, answers.files)
+
+
+def get_runs(base_model: str | None, offset: int) -> Request[Json]:
+    """One page of the runs, newest first: the rows under ``runs``, and ``total``."""
+    return Request("GET", "/v1/runs", answers.same, {"base_model": base_model, "offset": offset})
+
+
+def create_run(
+    base_model: str,
+    lora_rank: int = 8,
+    lora_alpha: float = 16,
+    run_id: str | None = None,
+    *,
+    lora_config: Any = None,
+    loss_config: Any = None,
+    quantization: Literal["none", "nf4", "int8"] | None = None,
+    seed: int | None = None,
+) -> Request[str]:
+    """Create a run, an adapter with its optimizer on a base model, and return its id.
+
+    Args:
+        base_model: name, alias or folder as the server knows it.
+        lora_rank: rank of the adapter.
+        lora_alpha: the update is scaled by alpha / rank.
+        run_id: a name of your own; one that exists is refused.
+        lora_config: dict or ``LoRAConfig``; its keys win over ``lora_rank`` and ``lora_alpha``.
+        loss_config: dict or ``LossFunctionConfig``: what ``forward_backward`` uses by default.
+        quantization: of the base weights.
+        seed: of the adapter's initial weights and of dropout.
+    """
+    body = {
+        "base_model": base_model,
+        "run_id": run_id,
+        "lora_config": {"r": lora_rank, "lora_alpha": lora_alpha} | _mapping(lora_config),
+        "loss_config": None if loss_config is None else _mapping(loss_config),
+        "quantization": quantization,
+        "seed": seed,
+    }
+    return _post("/v1/runs", body, answers.run_id)
+
+
+def delete_run(run_id: str) -> Request[Json]:
+    """Delete a run and its checkpoints."""
+    return Request("DELETE", _run_path(run_id), answers.same)
+
+
+# Training -----------------------------------------------------------------------------------------
+
+
+def forward_backward(
+    run_id: str,
+    input_ids: Any = None,
+    target_ids: Any = None,
+    weights: Any = None,
+    *,
+    data: Sequence[Any] | None = None,
+    loss_fn: str | None = None,
+    loss_fn_config: Mapping[str, Any] | None = None,
+) -> Request[Json]:
+    """Add the gradient of a loss to what the run has gathered since its last ``optim_step``.
+
+    Args:
+        run_id: the run.
+        input_ids: token ids of one sequence [T], as a list, array or tensor.
+        target_ids: labels [T] aligned with ``input_ids`` (the server shifts, -100 is ignored); default
+            ``input_ids``, which is plain language modelling.
+        weights: one per label [T]; default 1 each.
+        data: a list of sequences as dicts of these three, instead of them; also with ``logprobs`` and
+            ``advantages`` for the losses that need them.
+        loss_fn: instead of the run's loss.
+        loss_fn_config: settings of the loss; ``{"reduction": "sum"}`` sums instead of averaging.
+
+    Returns:
+        ``{"loss", "batches", "num_tokens", "logprobs", "metrics"}``: ``loss`` is the mean over the labels of
+        the whole request, ``num_tokens`` how many count.
+    """
+    fields = {"input_ids": input_ids, "target_ids": target_ids, "weights": weights}
+    body = _pass_body(fields, data) | {"loss_fn": loss_fn, "loss_fn_config": loss_fn_config}
+    return _post(_run_path(run_id, "forward_backward"), body, answers.result_of)
+
+
+def forward(
+    run_id: str,
+    input_ids: Any = None,
+    target_ids: Any = None,
+    weights: Any = None,
+    *,
+    data: Sequence[Any] | None = None,
+    loss_fn: str | None = None,
+    loss_fn_config: Mapping[str, Any] | None = None,
+) -> Request[Json]:
+    """``forward_backward`` without a gradient."""
+    fields = {"input_ids": input_ids, "target_ids": target_ids, "weights": weights}
+    body = _pass_body(fields, data) | {"loss_fn": loss_fn, "loss_fn_config": loss_fn_config}
+    return _post(_run_path(run_id, "forward"), body, answers.result_of)
+
+
+def _pass_body(fields: Json, data: Sequence[Any] | None) -> Json:
+    """One sequence or a list of them, never both."""
+    given = [name for name, value in fields.items() if value is not None]
+    if data is not None and given:
+        raise InvalidRequestError(
+            f"Got both data and {given[0]}. Put {', '.join(given)} into the entries of data.",
+            field=given[0],
+        )
+    if data is not None:
+        return {"data": [_datum(item) for item in data]}
+    if "input_ids" not in given:
+        raise InvalidRequestError(
+            "Expected input_ids (one sequence) or data (a list of them), got neither.",
+            field="input_ids",
+        )
+    return _datum(fields)
+
+
+def _datum(item: Any) -> Json:
+    return {name: plain(value) for name, value in _mapping(item).items() if value is not None}
+
+
+def optim_step(
+    run_id: str,
+    learning_rate: float = 2e-4,
+    weight_decay: float = 0.01,
+    *,
+    betas: Sequence[float] | None = None,
+    eps: float | None = None,
+    grad_clip_norm: float | None = None,
+) -> Request[Json]:
+    """One AdamW step with the gathered gradient, which is then cleared.
+
+    Args:
+        run_id: the run.
+        learning_rate: greater than 0; may change from step to step, the moments stay.
+        weight_decay: decoupled, at least 0.
+        betas: of AdamW; default (0.9, 0.999).
+        eps: of AdamW; default 1e-8.
+        grad_clip_norm: bound on the L2 norm of the whole gradient; default none.
+
+    Returns:
+        ``{"status": "optimizer_step_completed", "step", "grad_norm", "learning_rate"}``.
+    """
+    body = {
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "betas": None if betas is None else list(betas),
+        "eps": eps,
+        "grad_clip_norm": grad_clip_norm,
+    }
+    return _post(_run_path(run_id, "optim_step"), body, answers.result_of)
+
+
+def evaluate(
+    run_id: str,
+    batches: Sequence[Any],
+    temperature: float = 1.0,
+    max_new_tokens: int = 50,
+    *,
+    seed: int | None = None,
+) -> Request[Json]:
+    """Score responses under the run's current weights.
+
+    Args:
+        run_id: the run.
+        batches: dicts or ``EvaluationBatch``, each with ``prompt_ids`` and ``response_ids`` (or ``input_ids``
+            and ``target_ids``); without a response the run answers first.
+        temperature: divides the logits; greater than 0.
+        max_new_tokens: bound on the responses that the run has to write.
+        seed: of those responses.
+
+    Returns:
+        ``{"scores", "log_probs", "num_tokens"}``, one each per batch: mean loss over the response, mean
+        log-probability, length of the response.
+    """
+    body = {
+        "batches": [_datum(batch) for batch in batches],
+        "temperature": temperature,
+        "max_new_tokens": max_new_tokens,
+        "seed": seed,
+    }
+    return _post(_run_path(run_id, "evaluate"), body, answers.result_of)
+
+
+# Sampling -----------------------------------------------------------------------------------------
+
+
+def sample(
+    prompt: Prompt,
+    max_new_tokens: int = 100,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 50,
+    do_sample: bool = True,
+    *,
+    run_id: str | None = None,
+    checkpoint: str | None = None,
+    base_model: str | None = None,
+    num_samples: int | None = None,
+    stop: Stop | None = None,
+    seed: int | None = None,
+) -> Request[Any]:
+    """Continue a prompt.
+
+    Args:
+        prompt: text, token ids, or a list of ``{"role", "content"}`` messages.
+        max_new_tokens: most tokens of an answer.
+        temperature: 0 takes the likeliest token.
+        top_p: nucleus mass in (0, 1].
+        top_k: number of likeliest tokens to draw from; 0 or -1 is off.
+        do_sample: False is temperature 0.
+        run_id: that run's current weights answer.
+        checkpoint: one of that run's checkpoints answers instead.
+        base_model: that model answers, without an adapter. With none of these three the server's
+            default model does.
+        num_samples: that many independent answers.
+        stop: texts (or token ids) that end an answer.
+        seed: equal requests on equal weights give equal answers.
+
+    Returns:
+        Without ``num_samples`` one text that **begins with the prompt**, as the HTTP API documents its
+        ``generated_text``. With ``num_samples`` a list of the answers **without the prompt**. Tokens and
+        log-probabilities: ``wait_for_job(submit_sample(…).job_id)["result"]["sequences"]``.
+    """
+    body = {
+        **_prompt(prompt),
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "do_sample": do_sample,
+        "run_id": run_id,
+        "checkpoint": checkpoint,
+        "base_model": base_model,
+        "num_samples": num_samples,
+        "stop": stop if stop is None or isinstance(stop, str) else list(stop),
+        "seed": seed,
+    }
+    return _post(
+        "/v1/sample", body, answers.generated_text if num_samples is None else answers.texts
+    )
+
+
+def _prompt(prompt: Any) -> Json:
+    """A list of ``{"role", "content"}`` goes as ``messages``, anything else as ``prompt``."""
+    prompt = plain(prompt)
+    if isinstance(prompt, Sequence) and not isinstance(prompt, str) and prompt:
+        if not isinstance(prompt[0], int):
+            return {"messages": [_mapping(message) for message in prompt]}
+        return {"prompt": list(prompt)}
+    return {"prompt": prompt}
+
+
+# Checkpoints --------------------------------------------------------------------------------------
+
+
+def save_checkpoint(run_id: str, name: str, *, overwrite: bool = False) -> Request[Json]:
+    """Save adapter and optimizer under a name; the answer says where. A name that exists is refused."""
+    body = {"name": name, "overwrite": overwrite}
+    return _post(_run_path(run_id, "save"), body, answers.result_of)
+
+
+def load_checkpoint(run_id: str, name: str, *, with_optimizer: bool = True) -> Request[Json]:
+    """Put the run back to a checkpoint; ``with_optimizer=False`` starts a fresh optimizer."""
+    body = {"name": name, "with_optimizer": with_optimizer}
+    return _post(_run_path(run_id, "load"), body, answers.result_of)
+
+
+def get_checkpoints(run_id: str | None = None) -> Request[list[Json]]:
+    """Checkpoints of a run (None: of all): ``name``, ``run_id``, ``created_at``, ``size_bytes``, …"""
+    path = "/v1/checkpoints" if run_id is None else _run_path(run_id, "checkpoints")
+    return Request("GET", path, answers.rows("checkpoints"))
+
+
+def delete_checkpoint(run_id: str, checkpoint_name: str) -> Request[Json]:
+    """Delete a checkpoint."""
+    segment = _segment(checkpoint_name, "checkpoint_name")
+    return Request("DELETE", _run_path(run_id, f"checkpoints/{segment}"), answers.same)
+
+
+# Jobs ---------------------------------------------------------------------------------------------
+
+
+def get_job(job_id: str) -> Request[Json]:
+    """A job as it is now, with its place in the queue and why it waits."""
+    return Request("GET", f"/v1/jobs/{_segment(job_id, 'job_id')}", answers.same)
+
+
+def get_jobs(
+    run_id: str | None = None, status: str | None = None, limit: int = 100
+) -> Request[list[Json]]:
+    """The newest jobs, without their results; of one run or status only if given."""
+    params = {"run_id": run_id, "status": status, "limit": limit}
+    return Request("GET", "/v1/jobs", answers.rows("jobs"), params)
+
+
+def cancel_job(job_id: str) -> Request[Json]:
+    """Ask the server to stop a job; the answer is the job as it is then."""
+    return Request("DELETE", f"/v1/jobs/{_segment(job_id, 'job_id')}", answers.same)
+
+
+# Values -------------------------------------------------------------------------------------------
+
+
+def plain(value: Any) -> Any:
+    """Lists and numbers from arrays and tensors (anything with ``tolist``); the rest as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _mapping(value: Any) -> Json:
+    """A dict from a mapping, a wire model (pydantic) or nothing."""
+    if value is None:
+        return {}
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json", exclude_unset=True)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise InvalidRequestError(
+        f"Expected a dict or one of EZTinker's request classes, got {type(value).__name__}."
+    )
+
+
+def _post(path: str, body: Json, parse: Callable[[Json], T]) -> Request[T]:
+    given = {key: value for key, value in body.items() if value is not None}
+    return Request("POST", path, parse, json=given)
+
+
+def _run_path(run_id: str, rest: str = "") -> str:
+    path = f"/v1/runs/{_segment(run_id, 'run_id')}"
+    return f"{path}/{rest}" if rest else path
+
+
+def _segment(name: str, field_name: str) -> str:
+    """``name`` as one component of a URL path, whatever characters it has."""
+    if not isinstance(name, str) or not name:
+        raise InvalidRequestError(
+            f"{field_name}: expected a non-empty string, got {name!r}.", field=field_name
+        )
+    # Dots alone would be read as "here" and "one up" by whatever normalises the path.
+    return name.replace(".", "%2E") if not name.strip(".") else quote(name, safe="")

@@ -145,7 +145,8 @@ class Worker:
     def announce(self) -> None:
         """Emit ``WorkerReady``."""
         versions = {
-            name: importlib.import_module(name).__version__ for name in ("torch", "transformers")
+            name: str(importlib.import_module(name).__version__)
+            for name in ("torch", "transformers")
         }
         self._emit(
             WorkerReady(

@@ -32,6 +32,9 @@ CLIENT_VARIABLES = frozenset(
 )
 """Variables with the same prefix that are not server settings."""
 
+_LISTS = frozenset({"models", "plugins"})
+_MAPPINGS = frozenset({"aliases", "limits"})
+
 
 class Limits(BaseModel):
     """Bounds that a refusal names by these names."""
@@ -134,17 +137,31 @@ def load_config(
         InvalidRequestError: unknown key, wrong value, or unreadable file, naming its origin.
     """
     environ = os.environ if environ is None else environ
+    layers = (
+        _from_file(user_file(), required=False),
+        _from_file(config_file or Path(PROJECT_FILE), required=config_file is not None),
+        _from_environ(environ),
+        {key: value for key, value in (flags or {}).items() if value is not None},
+    )
     merged: dict[str, Any] = {}
-    merged |= _from_file(user_file(), required=False)
-    merged |= _from_file(config_file or Path(PROJECT_FILE), required=config_file is not None)
-    merged |= _from_environ(environ)
-    merged |= {key: value for key, value in (flags or {}).items() if value is not None}
+    for layer in layers:
+        _lay_over(merged, layer)
     return _validate({key: _split(key, value) for key, value in merged.items()})
+
+
+def _lay_over(merged: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    """Add a stronger layer; settings that are mappings (limits, aliases) meet entry by entry."""
+    for key, value in layer.items():
+        below = merged.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            merged[key] = {**below, **value}
+        else:
+            merged[key] = value
 
 
 def _split(key: str, value: Any) -> Any:
     """A list setting may be written as one comma-separated string."""
-    if key in {"models", "plugins"} and isinstance(value, str):
+    if key in _LISTS and isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
 
@@ -171,12 +188,28 @@ def _from_file(path: Path, *, required: bool) -> dict[str, Any]:
 
 def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
     found = {
-        key.removeprefix(ENV_PREFIX).lower(): yaml.safe_load(value) if value else value
-        for key, value in environ.items()
+        key.removeprefix(ENV_PREFIX).lower(): text
+        for key, text in environ.items()
         if key.startswith(ENV_PREFIX) and key not in CLIENT_VARIABLES
     }
     _refuse_unknown(found, origin="the environment", prefix=ENV_PREFIX)
-    return found
+    return {key: _parse_variable(key, text) for key, text in found.items()}
+
+
+def _parse_variable(key: str, text: str) -> Any:
+    """Mappings and bracketed lists are YAML; anything else is taken as it stands.
+
+    A folder named ``2024`` or a host ``::1`` must not turn into a number or a mapping.
+    """
+    is_list = key in _LISTS and text.lstrip().startswith("[")
+    if key not in _MAPPINGS and not is_list:
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InvalidRequestError(
+            f"{ENV_PREFIX}{key.upper()} is not readable YAML: {error}", field=key
+        ) from None
 
 
 def _refuse_unknown(content: Mapping[Any, Any], *, origin: str, prefix: str = "") -> None:
@@ -195,7 +228,21 @@ def _refuse_unknown(content: Mapping[Any, Any], *, origin: str, prefix: str = ""
             )
 
 
+def _refuse_unknown_limit(limits: Mapping[Any, Any]) -> None:
+    for key in limits:
+        if key not in Limits.model_fields:
+            near = difflib.get_close_matches(str(key), list(Limits.model_fields), n=1)
+            hint = f" Did you mean 'limits.{near[0]}'?" if near else ""
+            raise InvalidRequestError(
+                f"Unknown setting 'limits.{key}'.{hint}",
+                code="unknown_field",
+                field=f"limits.{key}",
+            )
+
+
 def _validate(values: Mapping[str, Any]) -> ServerConfig:
+    if isinstance(values.get("limits"), Mapping):
+        _refuse_unknown_limit(values["limits"])
     try:
         return ServerConfig.model_validate(dict(values))
     except ValidationError as error:

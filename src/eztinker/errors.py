@@ -232,11 +232,11 @@ def _tree(cls: type[EZTinkerError]) -> dict[str, type[EZTinkerError]]:
 def error_from_code(code: str, message: str, **kwargs: Any) -> EZTinkerError:
     """Rebuild an error that crossed a process boundary or lay in the database as code and message.
 
-    A code that no class owns (an instance's finer code) keeps its text on a plain ``UserError`` or
-    ``ServerError``, chosen by ``category`` in ``kwargs`` (default ``server``).
+    A code that no class owns (an instance's finer code) keeps its text on a plain ``UserError``,
+    ``CapacityError`` or ``ServerError``, chosen by ``category`` in ``kwargs`` (default ``server``).
     """
-    category = kwargs.pop("category", "server")
-    fallback: type[EZTinkerError] = UserError if category == "user" else ServerError
+    branches: dict[str, type[EZTinkerError]] = {"user": UserError, "capacity": CapacityError}
+    fallback = branches.get(kwargs.pop("category", "server"), ServerError)
     cls = _tree(EZTinkerError).get(code, fallback)
     if issubclass(cls, ClientSideError):
         cls = fallback

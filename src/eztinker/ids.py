@@ -4,15 +4,13 @@ Knows nothing of what the identifiers point to. Called by the service (to make i
 and by the client library (idempotency keys).
 """
 
-import re
 import secrets
+import unicodedata
 import uuid
 
 from eztinker.errors import InvalidRequestError
 
 MAX_NAME_LENGTH = 128
-
-_NAME = re.compile(r"[\w.\-]+\Z")
 
 
 def new_run_id() -> str:
@@ -33,15 +31,15 @@ def new_idempotency_key() -> str:
 def check_name(name: str, *, field: str) -> str:
     """Return ``name`` if it may name a run or checkpoint.
 
-    Letters of any script, digits, ``.``, ``_``, ``-``; 1 to 128 characters; no leading dot. What
-    passes here is safe as one component of a path on every file system we support.
+    Letters of any script with their marks, digits, ``.``, ``_``, ``-``; 1 to 128 characters; no
+    leading dot. What passes here is safe as one component of a path on every file system we support.
 
     Raises:
         InvalidRequestError: with ``field`` in its message, when the name breaks a rule.
     """
     # 128 letters of a script with 3-byte characters overrun the 255-byte limit of a file name.
     fits = 1 <= len(name) <= MAX_NAME_LENGTH and len(name.encode("utf-8", "replace")) <= 240
-    if fits and not name.startswith(".") and _NAME.match(name):
+    if fits and not name.startswith(".") and all(map(_may_stand_in_name, name)):
         return name
     raise InvalidRequestError(
         f"{field}: {name[:MAX_NAME_LENGTH]!r} is not a valid name. Expected 1 to {MAX_NAME_LENGTH} "
@@ -50,3 +48,8 @@ def check_name(name: str, *, field: str) -> str:
         code="invalid_name",
         field=field,
     )
+
+
+def _may_stand_in_name(char: str) -> bool:
+    """A letter, mark (vowel signs of many scripts are marks) or number, or one of three signs."""
+    return char in "._-" or unicodedata.category(char)[0] in "LMN"

@@ -14,10 +14,16 @@ from eztinker.errors import StorageError
 
 T = TypeVar("T")
 
+_NUMBERS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+            "float16", "float32", "float64")  # fmt: skip
+_DTYPES = {name: np.dtype(name).newbyteorder("<") for name in _NUMBERS}
+
 
 def _encode_array(value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        little_endian = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
+        if value.dtype.name not in _DTYPES:
+            raise TypeError(f"cannot encode an array of {value.dtype}")
+        little_endian = np.ascontiguousarray(value, dtype=_DTYPES[value.dtype.name])
         return [value.dtype.name, list(value.shape), little_endian.tobytes()]
     if isinstance(value, np.generic):
         return value.item()
@@ -26,8 +32,12 @@ def _encode_array(value: Any) -> Any:
 
 def _decode_array(cls: type, value: Any) -> Any:
     if cls is np.ndarray:
-        dtype, shape, data = value
-        return np.frombuffer(data, dtype=np.dtype(dtype).newbyteorder("<")).reshape(shape)
+        name, shape, data = value
+        if not isinstance(name, str) or name not in _DTYPES:
+            raise TypeError(f"unknown kind of array {name!r}")
+        if not all(isinstance(length, int) and 0 <= length < 2**31 for length in shape):
+            raise ValueError(f"impossible shape {shape!r}")
+        return np.frombuffer(data, dtype=_DTYPES[name]).reshape(shape)
     raise TypeError(f"cannot decode {cls.__name__}")
 
 

@@ -29,6 +29,7 @@ _MAX_MARKERS = 20
 _MAX_NUMERALS = 50
 
 _ANSWER_TAG = re.compile(r"<answer>", re.I)
+_ANSWER_END = re.compile(r"</answer>", re.I)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s{0,2}\{")
 _BRACE = re.compile(r"[{}]")
 _RUN_ON = re.compile(
@@ -90,12 +91,13 @@ _REFUSED = Answer("", None, "refused", 0.0)
 def extract_answer(generated_text: str, question: str = "") -> Answer | None:
     """The final answer of a model output, or None when it gives none. Never raises on any string."""
     text = _without_echo(generated_text[-MAX_TEXT_CHARS:], question)
-    tags = list(_ANSWER_TAG.finditer(text))
+    _, thought_ended, after = text.rpartition("</think>")
+    spoken = after if thought_ended else text
+    tags = list(_ANSWER_TAG.finditer(spoken))
     if tags:
-        region = re.split(r"</answer>", text[tags[-1].end() :], maxsplit=1, flags=re.I)[0]
+        region = _ANSWER_END.split(spoken[tags[-1].end() :], maxsplit=1)[0]
         return _from_region(region, "answer_tag", 1.0)
-    spoken = _without_thought(text)
-    if spoken is None:
+    if not thought_ended and "<think>" in text:  # cut off while still reasoning
         return None
     rules = (_hash_mark, _boxed, _phrase, _whole, _last_number)
     found = next((answer for rule in rules if (answer := rule(spoken))), None)
@@ -127,14 +129,6 @@ def _echo_parts(question: str) -> Iterable[str]:
         for sentence in _SENTENCE.findall(question):
             if len(sentence.strip()) >= _MIN_ECHO_CHARS:
                 yield sentence.strip()
-
-
-def _without_thought(text: str) -> str | None:
-    """What follows the reasoning; None when the reasoning never ended."""
-    before, closed, after = text.rpartition("</think>")
-    if closed:
-        return after
-    return before + after if "<think>" not in text else None
 
 
 def _from_region(region: str, strategy: str, confidence: float) -> Answer | None:

@@ -121,21 +121,32 @@ def _span(
     after: int,
 ) -> tuple[int, int]:
     """Where the words of one assistant message and their end mark stand in the rendered text."""
+    content = str(messages[index]["content"])
     prompt = tokenizer.render_chat(messages[:index], add_generation_prompt=True)
     until = tokenizer.render_chat(messages[: index + 1], add_generation_prompt=False)
-    if len(prompt) >= after and text.startswith(prompt) and text.startswith(until):
-        return len(prompt), _end_of_turn(until, str(messages[index]["content"]))
+    follows_prompt = len(prompt) >= after and text.startswith(prompt)
+    if follows_prompt and text.startswith(until):
+        return len(prompt), _end_of_turn(until, content)
     # The template renders a turn differently once others follow (reasoning is dropped from the history).
-    for words in _possible_words(str(messages[index]["content"])):
-        start = text.find(words, after)
-        if start >= 0:
-            mark = until[until.rfind(words) + len(words) :].rstrip() if words in until else ""
-            end = start + len(words)
-            return start, end + len(mark) if text.startswith(mark, end) else end
-    raise UnsupportedError(
-        f"The chat template does not show the assistant's words of message {index} as they are, so no loss mask "
-        "can be made. Train the turns one by one, or use another chat template."
-    )
+    after = len(prompt) if follows_prompt else _after_words(text, messages[index - 1], after)
+    hits = [(text.find(words, after), words) for words in _possible_words(content)]
+    start, words = min((hit for hit in hits if hit[0] >= 0), default=(-1, ""))
+    if start < 0:
+        raise UnsupportedError(
+            f"The chat template does not show the assistant's words of message {index} as they are, so no loss mask "
+            "can be made. Train the turns one by one, or use another chat template."
+        )
+    end = start + len(words)
+    mark = until[until.rfind(words) + len(words) :].rstrip() if words in until else ""
+    return after if follows_prompt else start, end + len(mark) if text.startswith(
+        mark, end
+    ) else end
+
+
+def _after_words(text: str, message: Mapping[str, Any], after: int) -> int:
+    words = str(message["content"]).strip()
+    found = text.find(words, after)
+    return after if found < 0 else found + len(words)
 
 
 def _end_of_turn(until: str, content: str) -> int:

@@ -30,6 +30,8 @@ RIGHT = [
     ("<ANSWER>eighteen</ANSWER>", "18", "answer_tag"),
     ("<answer>净利润率为 25%</answer>", "25%", "answer_tag"),
     ("<answer>18", "18", "answer_tag"),
+    ("<think>so <answer>18</answer>", "18", "answer_tag"),
+    ("<think>write <answer>5</answer></think>#### 18", "18", "hash_mark"),
     ("first \\boxed{5}, then \\boxed{18}", "18", "boxed"),
     ("\\boxed{18 \\text{ dollars}}", "18", "boxed"),
     ("\\boxed{\\$18}", "18", "boxed"),

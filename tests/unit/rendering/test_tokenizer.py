@@ -16,7 +16,6 @@ from tokenizers import processors
 from eztinker.errors import InvalidRequestError, NotFoundError, UnsupportedError
 from eztinker.rendering.tokenizer import Tokenizer
 from tests.unit.rendering.tiny_tokenizer import (
-    CHATML,
     MESSAGES,
     train_backend,
     write_json,
@@ -292,4 +291,3 @@ def test_the_server_does_not_pay_for_torch(folder: Path) -> None:
 
 def test_thinking_switch_reaches_the_template(tokenizer: Tokenizer) -> None:
     assert tokenizer.render_chat(MESSAGES, enable_thinking=True).endswith("assistant\n<think>\n")
-    assert "enable_thinking" in CHATML

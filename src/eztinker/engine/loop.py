@@ -212,7 +212,8 @@ class EngineLoop:
                 result=outcome.result,
                 plan=outcome.plan,
                 compute_s=outcome.compute_s,
-                keep_payload=job.kind in STATE_KINDS,
+                # Sampling: its answer shows the prompt's text and is cut at its stop strings.
+                keep_payload=job.kind in STATE_KINDS or job.kind == "sample",
             )
             return outcome.side_effects(connection)
 

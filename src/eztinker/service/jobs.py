@@ -103,6 +103,18 @@ class Jobs:
         stored = await self._database.read(lambda conn: job_rows.get_job(conn, job_id))
         return stored.record()
 
+    async def operation(self, job_id: str) -> Operation:
+        """What a sampling job was asked; other kinds keep it only while a replay may need it.
+
+        Raises:
+            NotFoundError: code ``job_not_found``.
+        """
+        active = self._engine.active(job_id)
+        if active is not None:
+            return active.task.operation
+        stored = await self._database.read(lambda conn: job_rows.get_job(conn, job_id))
+        return stored.operation()
+
     async def list(
         self, *, run_id: str | None, status: str | None, limit: int, offset: int
     ) -> tuple[list[JobRecord], int]:

@@ -79,6 +79,7 @@ class Runs:
         operation = CreateRun(base_model, lora, seed, quantization)
         base = await self._base_models.resolve(base_model)
         admission.check(operation, base=base, limits=self._config.limits)
+        admission.check_loss(loss, extra_losses=self._engine.loss_functions)
         run = RunRecord(
             run_id=run_id or new_run_id(),
             base_model=base_model,

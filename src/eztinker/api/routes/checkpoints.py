@@ -1,0 +1,98 @@
+"""Checkpoints: saving, loading, listing and deleting them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+from starlette.responses import Response
+
+from eztinker.api.answers import checkpoint_fields, json_response
+from eztinker.api.deps import CheckpointName, RunId, ServiceDep, SubmissionDep, Wait, body_of
+from eztinker.api.openapi import takes
+from eztinker.api.submit import submit
+from eztinker.errors import InvalidRequestError
+from eztinker.ids import check_name
+from eztinker.models.answers import CheckpointDeletedAnswer, CheckpointsAnswer, JobSubmittedAnswer
+from eztinker.models.api import LoadRequest, SaveRequest
+from eztinker.types.operations import LoadCheckpoint, SaveCheckpoint
+
+router = APIRouter(tags=["checkpoints"])
+
+SaveBody = Annotated[SaveRequest, Depends(body_of(SaveRequest))]
+LoadBody = Annotated[LoadRequest, Depends(body_of(LoadRequest))]
+
+
+@router.post(
+    "/v1/runs/{run_id}/save",
+    response_model=JobSubmittedAnswer,
+    **takes(SaveRequest, required=False),
+)
+async def save(
+    run_id: RunId,
+    body: SaveBody,
+    submission: SubmissionDep,
+    service: ServiceDep,
+    name: Annotated[str | None, Query(description="Instead of name in the body.")] = None,
+    wait: Wait = None,
+) -> Response:
+    """Write the run's adapter and optimizer under a name."""
+    operation = SaveCheckpoint(
+        name=check_name(_one_name(body.name, name), field="name"),
+        with_optimizer=body.with_optimizer,
+        overwrite=body.overwrite,
+    )
+    return await submit(service, operation, run_id=run_id, submission=submission, wait_s=wait)
+
+
+def _one_name(in_body: str | None, in_query: str | None) -> str:
+    if in_body is not None and in_query is not None and in_body != in_query:
+        raise InvalidRequestError(
+            f"name: {in_body[:100]!r} in the body and {in_query[:100]!r} in the query. Send one.",
+            field="name",
+        )
+    name = in_body if in_body is not None else in_query
+    if name is None:
+        raise InvalidRequestError(
+            'name: missing. Send {"name": "…"} or ?name=….', code="missing_field", field="name"
+        )
+    return name
+
+
+@router.post("/v1/runs/{run_id}/load", response_model=JobSubmittedAnswer, **takes(LoadRequest))
+async def load(
+    run_id: RunId, body: LoadBody, submission: SubmissionDep, service: ServiceDep, wait: Wait = None
+) -> Response:
+    """Replace the run's state with one of its checkpoints."""
+    operation = LoadCheckpoint(
+        source_run_id=run_id,
+        name=check_name(body.name, field="name"),
+        with_optimizer=body.with_optimizer,
+    )
+    return await submit(service, operation, run_id=run_id, submission=submission, wait_s=wait)
+
+
+@router.get("/v1/checkpoints", response_model=CheckpointsAnswer)
+async def list_all_checkpoints(service: ServiceDep) -> Response:
+    """Checkpoints of all runs, oldest first."""
+    return _listed(await service.checkpoints.list(run_id=None))
+
+
+@router.get("/v1/runs/{run_id}/checkpoints", response_model=CheckpointsAnswer)
+async def list_checkpoints(run_id: RunId, service: ServiceDep) -> Response:
+    """Checkpoints of one run, oldest first; they outlive the run."""
+    found = await service.checkpoints.list(run_id=run_id)
+    if not found:
+        await service.runs.get(run_id)  # an unknown run is an error, not an empty list
+    return _listed(found)
+
+
+def _listed(checkpoints: list) -> Response:
+    return json_response({"checkpoints": [checkpoint_fields(entry) for entry in checkpoints]})
+
+
+@router.delete("/v1/runs/{run_id}/checkpoints/{name}", response_model=CheckpointDeletedAnswer)
+async def delete_checkpoint(run_id: RunId, name: CheckpointName, service: ServiceDep) -> Response:
+    """Delete a checkpoint and its files."""
+    await service.checkpoints.delete(run_id, name)
+    return json_response({"status": "deleted", "run_id": run_id, "name": name})

@@ -1,0 +1,119 @@
+"""The application: routes, error handlers and documents around one service.
+
+Knows which routers there are and nothing of what they do; starts no server process (``launch.py``).
+Routes of further wires get a router of their own here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from fastapi import Depends, FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from eztinker.api import docs, errors
+from eztinker.api.deps import refuse_unknown_query
+from eztinker.api.middleware import RequestFrame
+from eztinker.api.openapi import DESCRIPTION, ERROR_RESPONSES, describe
+from eztinker.api.routes import checkpoints, health, jobs, models, runs, sampling, training
+from eztinker.errors import EZTinkerError
+
+if TYPE_CHECKING:
+    from eztinker.service.service import Service
+
+ROUTERS = (
+    health.router,
+    runs.router,
+    training.router,
+    sampling.router,
+    checkpoints.router,
+    jobs.router,
+    models.router,
+    docs.router,
+)
+
+_ROUTES = [route for router in ROUTERS for route in router.routes if isinstance(route, Route)]
+
+
+def create_app(service: Service) -> FastAPI:
+    """The HTTP application over a service; its lifespan starts and stops the service."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        try:
+            yield
+        finally:
+            await service.stop()
+
+    app = FastAPI(
+        title="EZTinker",
+        version=version("eztinker"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        openapi_url=None,
+        docs_url=None,  # FastAPI's page loads its script from the internet; docs.py has ours
+        redoc_url=None,
+        redirect_slashes=False,
+        dependencies=[Depends(refuse_unknown_query)],
+        responses=ERROR_RESPONSES,
+    )
+    app.state.service = service
+    app.state.created_at_s = time.time()
+    for router in ROUTERS:
+        app.include_router(router)
+    _describe_once(app)
+    _handle_errors(app)
+    app.add_middleware(RequestFrame)
+    return app
+
+
+def _describe_once(app: FastAPI) -> None:
+    document: dict = {}
+
+    def openapi() -> dict:
+        if not document:
+            document.update(describe(app))
+        return document
+
+    app.openapi = openapi
+
+
+def _handle_errors(app: FastAPI) -> None:
+    app.add_exception_handler(EZTinkerError, errors.answer_error)
+    app.add_exception_handler(RequestValidationError, errors.answer_invalid_parameters)
+    app.add_exception_handler(HTTPException, _answer_no_route)
+
+
+async def _answer_no_route(request: Request, error: Exception) -> Response:
+    """Paths and methods that do not exist; OPTIONS on a path that does."""
+    path, method = request.url.path, request.method
+    allowed = _methods_at(path)
+    if not allowed:
+        known = sorted({route.path for route in _ROUTES})
+        return errors.error_response(
+            errors.unknown_route(method, path, known), request.state.request_id
+        )
+    if method == "OPTIONS":
+        response = Response(status_code=204)
+    else:
+        response = errors.error_response(
+            errors.wrong_method(method, path, allowed), request.state.request_id
+        )
+    response.headers["Allow"] = ", ".join(allowed)
+    return response
+
+
+def _methods_at(path: str) -> list[str]:
+    methods = {m for route in _ROUTES if route.path_regex.match(path) for m in route.methods or ()}
+    if "GET" in methods:
+        methods.add("HEAD")  # middleware.py answers it
+    return sorted({*methods, "OPTIONS"}) if methods else []

@@ -11,7 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from eztinker.engine.executors.base import WorkerDied
-from eztinker.engine.executors.framing import LENGTH_BYTES, frame, message_of
+from eztinker.types.framing import LENGTH_BYTES, frame, message_of
 from eztinker.types.messages import (
     COMMAND_TYPES,
     EVENT_TYPES,

@@ -13,7 +13,7 @@ import socket
 import sys
 
 from eztinker.engine.executors.base import WorkerDied
-from eztinker.engine.executors.framing import LENGTH_BYTES, frame, frame_length, message_of
+from eztinker.types.framing import LENGTH_BYTES, frame, frame_length, message_of
 from eztinker.types.messages import EVENT_TYPES, Command, Event, WorkerSettings
 
 

@@ -16,8 +16,8 @@ import sys
 import threading
 from collections.abc import Callable
 
-from eztinker.engine.executors.framing import frame, read_message
 from eztinker.errors import EZTinkerError
+from eztinker.types.framing import frame, read_message
 from eztinker.types.messages import COMMAND_TYPES, Event, WorkerSettings
 
 _SERVER_GONE = 0

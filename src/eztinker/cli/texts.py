@@ -1,0 +1,194 @@
+"""What the command line says, in English and Chinese.
+
+One short catalogue of help lines and messages, chosen by ``EZTINKER_LANG``, else by the locale variables
+(``zh…`` is Chinese, anything else English). Errors that the server or the library words stay English. Called
+by every command.
+"""
+
+from __future__ import annotations
+
+import os
+
+_CATALOGUE: dict[str, tuple[str, str]] = {
+    # The program and its commands
+    "app": (
+        "Your own Tinker, on any machine: a private post-training service for language models.",
+        "你自己的 Tinker，任何机器都能运行：语言模型的私有后训练服务。",
+    ),
+    "server": ("Run the service.", "启动服务。"),
+    "version": ("Show the version.", "显示版本。"),
+    "health": ("Ask the server whether it is well.", "检查服务器是否正常。"),
+    "status": (
+        "Show what the server holds: models, runs, jobs, checkpoints.",
+        "显示服务器状态：模型、训练运行、任务、检查点。",
+    ),
+    "create": ("Create a training run and print its id.", "创建训练运行并打印其编号。"),
+    "list-runs": ("List the training runs.", "列出所有训练运行。"),
+    "delete": ("Delete a training run and its checkpoints.", "删除训练运行及其检查点。"),
+    "sample": ("Continue a prompt and print the text.", "根据提示生成文本。"),
+    "chat": ("Talk with a model in the terminal.", "在终端与模型对话。"),
+    "save": ("Save a checkpoint of a run.", "保存训练运行的检查点。"),
+    "checkpoints": ("List the checkpoints.", "列出检查点。"),
+    "demo": (
+        "Rejection sampling from start to finish: accuracy before and after. Needs no network.",
+        "拒绝采样完整演示：训练前后的准确率对比。无需网络。",
+    ),
+    "jobs": ("List, show and cancel jobs.", "列出、查看、取消任务。"),
+    "jobs list": ("List the newest jobs.", "列出最新的任务。"),
+    "jobs show": ("Show one job with its result.", "查看一个任务及其结果。"),
+    "jobs cancel": ("Ask the server to stop a job.", "请求服务器停止任务。"),
+    "config": ("Show and check the server's settings.", "查看和检查服务器设置。"),
+    "config show": (
+        "Show the settings a server would start with here, after all layers.",
+        "显示在此处启动的服务器所用的最终设置。",
+    ),
+    "config check": ("Check a settings file.", "检查设置文件。"),
+    "doctor": (
+        "Check this machine: Python, torch, memory, disk, server.",
+        "检查本机：Python、torch、内存、磁盘、服务器。",
+    ),
+    "data": ("Look into data files.", "查看数据文件。"),
+    "data inspect": (
+        "Say what a JSON or JSONL file holds: rows, fields, shape.",
+        "说明 JSON 或 JSONL 文件的内容：行数、字段、格式。",
+    ),
+    # Options
+    "option base-url": ("Address of the server.", "服务器地址。"),
+    "option api-key": ("Key for the server.", "服务器密钥。"),
+    "option json": ("Print one JSON document.", "输出一个 JSON 文档。"),
+    "option run": ("Use this run's current weights.", "使用该训练运行的当前权重。"),
+    "option checkpoint": ("Use this checkpoint of the run.", "使用该运行的检查点。"),
+    "option model": ("Use this base model.", "使用该基础模型。"),
+    "option max-tokens": ("Most tokens to generate.", "最多生成的词元数。"),
+    "option temperature": ("0 takes the likeliest token.", "0 表示总取最可能的词元。"),
+    "option timeout": ("Seconds to wait.", "等待的秒数。"),
+    "option seed": ("Same seed, same answer.", "相同种子，相同结果。"),
+    "create run-id": ("A name of your own for the run.", "为运行自定义编号。"),
+    "create rank": ("Rank of the adapter.", "适配器的秩。"),
+    "create alpha": ("The update is scaled by alpha / rank.", "更新按 alpha / rank 缩放。"),
+    "create quantization": ("Of the base weights.", "基础权重的量化方式。"),
+    "sample prompt": (
+        "The text to continue; - reads stdin.",
+        "要续写的文本；- 表示从标准输入读取。",
+    ),
+    "sample top-p": ("Nucleus mass in (0, 1].", "核采样的概率质量，(0, 1]。"),
+    "sample top-k": (
+        "Likeliest tokens to draw from; 0 is off.",
+        "只从最可能的若干词元中取；0 表示不限。",
+    ),
+    "sample num-samples": (
+        "So many answers, printed without the prompt.",
+        "生成多个回答，输出时不含提示。",
+    ),
+    "sample stop": ("Text that ends an answer; repeatable.", "遇到此文本即停止；可重复给出。"),
+    "chat system": ("The system message.", "系统消息。"),
+    "save overwrite": ("Replace a checkpoint of this name.", "覆盖同名检查点。"),
+    "checkpoints run-id": ("Of this run only.", "只列出该运行的。"),
+    "jobs run-id": ("Of this run only.", "只列出该运行的。"),
+    "jobs status": ("In this state only.", "只列出该状态的。"),
+    "jobs limit": ("At most so many.", "最多列出多少个。"),
+    "doctor torch": ("Import torch and look at its devices.", "导入 torch 并查看设备。"),
+    "server host": ("Address to listen on. (default: 127.0.0.1)", "监听地址。（默认：127.0.0.1）"),
+    "server port": (
+        "Port; 0 takes a free one. (default: 8000)",
+        "端口；0 表示任取空闲端口。（默认：8000）",
+    ),
+    "server workers": (
+        "Threads that prepare requests; models are loaded once whatever the number. (default: 4)",
+        "处理请求的线程数；无论多少，模型只加载一次。（默认：4）",
+    ),
+    "server checkpoints-dir": (
+        "Folder of the checkpoints. (default: checkpoints/ in the state folder)",
+        "检查点目录。（默认：状态目录下的 checkpoints/）",
+    ),
+    "server reload": (
+        "Restart when the package's sources change; the state survives.",
+        "源代码更改时重启；状态不会丢失。",
+    ),
+    "server state-dir": (
+        "Folder of the database and snapshots. (default: eztinker-data)",
+        "数据库和快照目录。（默认：eztinker-data）",
+    ),
+    "server model": (
+        "Base model to load at start; repeatable, the first is the default model.",
+        "启动时加载的基础模型；可重复，第一个为默认模型。",
+    ),
+    "server alias": (
+        "Serve a model or folder under another name; repeatable.",
+        "以另一名称提供模型或目录；可重复。",
+    ),
+    "server config": (
+        "Settings file. (default: eztinker.yaml here)",
+        "设置文件。（默认：当前目录的 eztinker.yaml）",
+    ),
+    "server num-threads": (
+        "Threads of the engine; 0 is the number of physical cores. (default: 0)",
+        "引擎线程数；0 表示物理核数。（默认：0）",
+    ),
+    "server device": (
+        "auto, cpu, cuda or cuda:N. (default: auto)",
+        "auto、cpu、cuda 或 cuda:N。（默认：auto）",
+    ),
+    "demo dataset": ("Problems to train on.", "训练所用的题目。"),
+    "demo data-path": ("File or folder with the data set.", "数据集文件或目录。"),
+    "demo max-samples": ("Problems to train on.", "训练题目数。"),
+    "demo num-candidates": ("Candidates per problem.", "每题的候选回答数。"),
+    "demo epochs": ("Rounds over the problems.", "训练轮数。"),
+    "demo eval-size": ("Held-out problems.", "评测题目数。"),
+    "demo output-dir": ("Where plot and results go.", "图表和结果的输出目录。"),
+    # Messages
+    "error": ("Error", "错误"),
+    "submitted": ("Job submitted: {job_id}", "任务已提交：{job_id}"),
+    "created": ("Created a training run of {model}.", "已创建 {model} 的训练运行。"),
+    "deleted": ("Deleted {run_id}.", "已删除 {run_id}。"),
+    "saved": ("Saved {name} of {run_id}.", "已保存 {run_id} 的检查点 {name}。"),
+    "cancelled": ("Job {job_id}: {status}.", "任务 {job_id}：{status}。"),
+    "interrupted": ("Interrupted.", "已中断。"),
+    "no runs": (
+        "No training runs yet. 'eztinker create' makes one.",
+        "还没有训练运行。用 eztinker create 创建一个。",
+    ),
+    "no checkpoints": (
+        "No checkpoints yet. 'eztinker save RUN_ID NAME' makes one.",
+        "还没有检查点。用 eztinker save RUN_ID NAME 保存一个。",
+    ),
+    "no jobs": ("No jobs yet.", "还没有任务。"),
+    "healthy": (
+        "ok: EZTinker {version} at {base_url}, answered in {milliseconds:.0f} ms",
+        "正常：{base_url} 上的 EZTinker {version}，{milliseconds:.0f} 毫秒内应答",
+    ),
+    "unreachable": (
+        "No EZTinker server answers at {base_url}.",
+        "{base_url} 上没有 EZTinker 服务器应答。",
+    ),
+    "start a server": (
+        "Start one in another terminal with: eztinker server",
+        "请在另一个终端启动服务器：eztinker server",
+    ),
+    "settings ok": ("The settings are valid.", "设置有效。"),
+    "chat hint": (
+        "Type a message. /reset starts over, /exit (or Ctrl-D) ends.",
+        "请输入消息。/reset 重新开始，/exit（或 Ctrl-D）结束。",
+    ),
+    "chat reset": ("Started over.", "已重新开始。"),
+    "you": ("you", "你"),
+    "reloaded": ("Source changed, restarting the server.", "源文件已更改，正在重启服务器。"),
+    "all well": ("Nothing stands in the way.", "一切正常。"),
+    "doctor failed": ("Something here needs your attention.", "有问题需要处理。"),
+}
+
+
+def language() -> str:
+    """``zh`` or ``en``."""
+    for name in ("EZTINKER_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):
+        value = os.environ.get(name)
+        if value:
+            return "zh" if value.lower().startswith("zh") else "en"
+    return "en"
+
+
+def say(key: str, **values: object) -> str:
+    """The text of ``key`` in the user's language, with ``{name}`` places filled."""
+    english, chinese = _CATALOGUE[key]
+    text = chinese if language() == "zh" else english
+    return text.format(**values) if values else text

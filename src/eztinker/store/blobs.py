@@ -8,6 +8,7 @@ disk, so run them in a thread.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -25,6 +26,8 @@ MANIFEST = "eztinker.json"
 FORMAT = 1
 _TEMPORARY = ".tmp-"
 _TRASH = ".trash-"
+_REPLACED = ".replaced-"
+_DIGEST = "manifest_sha256"
 
 
 def new_folder(parent: Path) -> Path:
@@ -46,6 +49,7 @@ def publish(
     Args:
         folder: made by ``new_folder`` beside ``target``; each file in it is synced.
         target: final name. What lies there already is replaced: the caller has asked the database.
+            Should we die meanwhile, ``sweep`` puts it back.
         files: file name -> sha256 in hex, written into the manifest.
         facts: further entries of the manifest (run, step, ...).
 
@@ -53,26 +57,61 @@ def publish(
         Size in bytes, manifest included.
     """
     manifest = {"format": FORMAT, **facts, "files": dict(files)}
+    manifest[_DIGEST] = _digest(manifest)
     try:
         _write_synced(folder / MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
         _sync_folder(folder)
-        if target.exists():
-            discard(target)
-        folder.rename(target)
-        _sync_folder(target.parent)
+        _take_place(folder, target)
         return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     except OSError as error:
         raise _translated(error, target) from error
 
 
+def _take_place(folder: Path, target: Path) -> None:
+    """Rename ``folder`` to ``target``; what was there stays beside it until that is durable."""
+    aside = target.with_name(f"{_REPLACED}{target.name}")
+    if target.exists():
+        if aside.exists():
+            discard(aside)
+        target.rename(aside)
+    try:
+        folder.rename(target)
+    except OSError:
+        _put_back(aside)
+        raise
+    # The run's folder may be new too, so its name has to be durable as well.
+    _sync_folder(target.parent)
+    _sync_folder(target.parent.parent)
+    if aside.exists():
+        with contextlib.suppress(EZTinkerError):  # the next sweep removes it
+            discard(aside)
+
+
+def _put_back(aside: Path) -> None:
+    target = aside.with_name(aside.name.removeprefix(_REPLACED))
+    if aside.exists() and not target.exists():
+        aside.rename(target)
+
+
 def verify(folder: Path) -> dict[str, Any]:
-    """Read a published folder's manifest and compare every checksum.
+    """Read a published folder's manifest and compare every checksum, its own included.
 
     Raises:
-        StorageError: code ``damaged_files``: something is missing or differs.
+        StorageError: code ``damaged_files``: something is missing or differs; code
+            ``state_too_new``: a later version wrote it.
     """
     try:
         manifest = orjson.loads((folder / MANIFEST).read_bytes())
+        if manifest.pop(_DIGEST) != _digest(manifest):
+            raise StorageError(
+                f"The manifest of {folder.name} is damaged (checksum).", code="damaged_files"
+            )
+        if manifest["format"] > FORMAT:
+            raise StorageError(
+                f"{folder.name} was written by a newer EZTinker (format {manifest['format']}; this "
+                f"one knows up to {FORMAT}). Install that version again.",
+                code="state_too_new",
+            )
         for name, expected in manifest["files"].items():
             found = sha256(folder / name)
             if found != expected:
@@ -81,7 +120,7 @@ def verify(folder: Path) -> dict[str, Any]:
                     f"{expected[:12]}…).",
                     code="damaged_files",
                 )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise StorageError(
             f"{folder.name} is incomplete or unreadable ({type(error).__name__}).",
             code="damaged_files",
@@ -96,29 +135,46 @@ def discard(folder: Path) -> None:
         folder.rename(trash)
     except FileNotFoundError:
         return
+    except OSError as error:
+        raise _translated(error, folder) from error
     shutil.rmtree(trash, ignore_errors=True)
 
 
 def sweep(parent: Path, *, keep: Iterable[str] | None = None) -> None:
-    """Remove what crashes left below ``parent``: temporary folders, trash, and what is not kept.
+    """Clear up below ``parent`` (``<run>/<name>``) what crashes left, and what is not kept.
+
+    Temporary folders and trash go; a folder whose replacement never came returns to its place.
 
     Args:
-        keep: full paths to keep; None keeps everything that was published.
+        keep: folders to keep, known by the last two parts of their paths, so that a state folder
+            may be moved or named in another way; None keeps everything that was published.
     """
-    kept = None if keep is None else set(keep)
-    if not parent.is_dir():
-        return
-    for run_folder in parent.iterdir():
-        for folder in run_folder.iterdir() if run_folder.is_dir() else ():
-            orphaned = kept is not None and str(folder) not in kept
-            if folder.name.startswith((_TEMPORARY, _TRASH)) or orphaned:
+    kept = None if keep is None else {Path(path).parts[-2:] for path in keep}
+    for run_folder in _folders(parent):
+        if run_folder.name.startswith((_TEMPORARY, _TRASH)):
+            shutil.rmtree(run_folder, ignore_errors=True)
+            continue
+        for aside in run_folder.glob(f"{_REPLACED}*"):
+            _put_back(aside)
+        for folder in _folders(run_folder):
+            orphaned = kept is not None and folder.parts[-2:] not in kept
+            if orphaned or folder.name.startswith((_TEMPORARY, _TRASH, _REPLACED)):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folders(parent: Path) -> list[Path]:
+    return [path for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
 
 
 def sha256(path: Path) -> str:
     """Checksum of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    """Checksum of a manifest's entries, whatever their order and layout."""
+    return hashlib.sha256(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def _write_synced(path: Path, data: bytes) -> None:

@@ -42,43 +42,50 @@ class Database:
         self._path = state_dir / FILE_NAME
         self._synchronous = "FULL" if durability == "full" else "NORMAL"
         self._lock_file: int | None = None
+        self._engine: sa.Engine | None = None
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        # Held while a write enters the queue, so that none can come behind its end.
+        self._entrance = threading.Lock()
+        self._accepting = False
         self._writer: threading.Thread | None = None
-        self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="eztinker-read")
+        self._readers: ThreadPoolExecutor | None = None
 
     def open(self) -> None:
         """Take the folder, migrate the schema, start the writer.
 
         Raises:
             ConflictError: another process owns the folder (code ``state_in_use``).
-            StorageError: the file is no database of ours, or of a newer version.
+            StorageError: the folder cannot be made, or the file is no database of ours or of a
+                newer version.
         """
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         self._take_folder()
-        self._engine = sa.create_engine(
-            f"sqlite:///{self._path}",
-            poolclass=pool.QueuePool,
-            pool_size=4,
-            connect_args={"check_same_thread": False, "isolation_level": None},
-        )
-        event.listen(self._engine, "connect", self._set_pragmas)
-        # The driver would begin only before the first write; a transaction must begin at once so
-        # that what it reads is what it then changes.
-        event.listen(self._engine, "begin", lambda conn: conn.exec_driver_sql("BEGIN"))
-        self._migrate()
+        try:
+            self._engine = self._connect()
+            self._migrate(self._engine)
+        except BaseException:
+            self.close()
+            raise
         self._writer = threading.Thread(
-            target=self._write_forever, name="eztinker-write", daemon=True
+            target=self._write_forever, args=(self._engine,), name="eztinker-write", daemon=True
         )
         self._writer.start()
+        self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="eztinker-read")
+        self._accepting = True
 
     def close(self) -> None:
         """Finish queued writes and let the folder go; idempotent."""
+        with self._entrance:
+            self._accepting = False
         if self._writer is not None:
             self._queue.put(None)
             self._writer.join()
             self._writer = None
+        if self._readers is not None:
             self._readers.shutdown()
+            self._readers = None
+        if self._engine is not None:
             self._engine.dispose()
+            self._engine = None
         if self._lock_file is not None:
             os.close(self._lock_file)
             self._lock_file = None
@@ -95,29 +102,57 @@ class Database:
     def write_soon(self, query: Query[T]) -> Future[T]:
         """Like ``write`` for callers without an event loop; keeps the order of calls."""
         write = _Write(query)
-        self._queue.put(write)
+        with self._entrance:
+            self._refuse_unless_open()
+            self._queue.put(write)
         return write.future
 
     async def read(self, query: Query[T]) -> T:
-        """Run ``query`` on committed data, beside the writer."""
+        """Run ``query`` on committed data, beside the writer.
+
+        Raises:
+            StorageError: the database is closed or cannot be read.
+            EZTinkerError: whatever ``query`` raised.
+        """
+        self._refuse_unless_open()
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._readers, self._read, query)
 
     # Opening --------------------------------------------------------------------------------------
 
     def _take_folder(self) -> None:
-        lock_path = self._path.parent / "lock"
-        self._lock_file = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        folder = self._path.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock_file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StorageError(
+                f"The state folder {folder} cannot be used: {error.strerror}. "
+                "Give a folder that can be written as --state-dir."
+            ) from error
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._lock_file)
             self._lock_file = None
             raise ConflictError(
-                f"Another EZTinker server uses the state folder {self._path.parent}. "
+                f"Another EZTinker server uses the state folder {folder}. "
                 "Stop it, or give this one its own --state-dir.",
                 code="state_in_use",
             ) from None
+
+    def _connect(self) -> sa.Engine:
+        engine = sa.create_engine(
+            sa.URL.create("sqlite", database=str(self._path)),
+            poolclass=pool.QueuePool,
+            pool_size=4,
+            connect_args={"check_same_thread": False, "isolation_level": None},
+        )
+        event.listen(engine, "connect", self._set_pragmas)
+        # The driver would begin only before the first write; a transaction must begin at once so
+        # that what it reads is what it then changes.
+        event.listen(engine, "begin", lambda conn: conn.exec_driver_sql("BEGIN"))
+        return engine
 
     def _set_pragmas(self, connection: sqlite3.Connection, _record: Any) -> None:
         for pragma in (
@@ -128,11 +163,12 @@ class Database:
         ):
             connection.execute(f"PRAGMA {pragma}")
 
-    def _migrate(self) -> None:
+    def _migrate(self, engine: sa.Engine) -> None:
         config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        folder = str(Path(__file__).parent / "migrations")
+        config.set_main_option("script_location", folder.replace("%", "%%"))
         try:
-            with self._engine.begin() as connection:
+            with engine.begin() as connection:
                 config.attributes["connection"] = connection
                 self._refuse_newer(connection, config)
                 command.upgrade(config, "head")
@@ -157,15 +193,20 @@ class Database:
 
     # Reading and writing --------------------------------------------------------------------------
 
+    def _refuse_unless_open(self) -> None:
+        if not self._accepting:
+            raise StorageError(f"The database {self._path} is closed.")
+
     def _read(self, query: Query[T]) -> T:
+        assert self._engine is not None
         try:
             with self._engine.connect() as connection:
                 return query(connection)
         except (exc.DatabaseError, sqlite3.DatabaseError) as error:
             raise _storage_error(error) from error
 
-    def _write_forever(self) -> None:
-        with self._engine.connect() as connection:
+    def _write_forever(self, engine: sa.Engine) -> None:
+        with engine.connect() as connection:
             while (write := self._queue.get()) is not None:
                 group, last = self._gather(write)
                 self._commit(connection, group)
@@ -191,7 +232,7 @@ class Database:
             with connection.begin():
                 for write in group:
                     write.run(connection)
-        except (exc.DatabaseError, sqlite3.DatabaseError) as error:
+        except (exc.SQLAlchemyError, sqlite3.Error) as error:
             for write in group:
                 write.fail(_storage_error(error))
         for write in group:
@@ -211,8 +252,11 @@ class _Write:
         savepoint = connection.begin_nested()
         try:
             self._value = self._query(connection)
-        except (exc.OperationalError, sqlite3.OperationalError):
-            raise  # disk full or worse: the whole group is lost
+        except (exc.DatabaseError, sqlite3.DatabaseError) as error:
+            self._error = _storage_error(error)
+            if isinstance(self._error, DiskFullError):
+                raise  # SQLite may have given up the transaction: the whole group is lost
+            savepoint.rollback()
         except Exception as error:
             self._error = error
             savepoint.rollback()

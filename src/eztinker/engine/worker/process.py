@@ -20,6 +20,8 @@ from eztinker.errors import EZTinkerError
 from eztinker.types.framing import frame, read_message
 from eztinker.types.messages import COMMAND_TYPES, Event, WorkerSettings
 
+Read = Callable[[int], bytes]
+
 _SERVER_GONE = 0
 _BAD_START = 3
 
@@ -35,11 +37,12 @@ def main() -> None:
         level=logging.WARNING, stream=sys.stderr, format="worker: %(levelname)s %(message)s"
     )
     _set_environment()
+    read_exactly = _reader(connection)  # one for good: it reads ahead
     try:
-        settings = read_message(_reader(connection), COMMAND_TYPES)
+        settings = read_message(read_exactly, COMMAND_TYPES)
     except EOFError:
         os._exit(_SERVER_GONE)
-    _serve(connection, settings)
+    _serve(connection, read_exactly, settings)
 
 
 def _set_environment() -> None:
@@ -54,7 +57,7 @@ def _set_environment() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the worker reads local folders only
 
 
-def _serve(connection: socket.socket, settings: WorkerSettings) -> None:
+def _serve(connection: socket.socket, read_exactly: Read, settings: WorkerSettings) -> None:
     from eztinker.engine.worker.worker import Worker
 
     def emit(event: Event) -> None:
@@ -68,13 +71,12 @@ def _serve(connection: socket.socket, settings: WorkerSettings) -> None:
     except (EZTinkerError, ImportError) as error:
         sys.stderr.write(f"worker: cannot start: {error}\n")
         sys.exit(_BAD_START)
-    reader = threading.Thread(target=_read, args=(connection, worker.submit), daemon=True)
+    reader = threading.Thread(target=_read, args=(read_exactly, worker.submit), daemon=True)
     reader.start()
     worker.run()
 
 
-def _read(connection: socket.socket, submit: Callable[..., None]) -> None:
-    read_exactly = _reader(connection)
+def _read(read_exactly: Read, submit: Callable[..., None]) -> None:
     while True:
         try:
             submit(read_message(read_exactly, COMMAND_TYPES))
@@ -82,7 +84,7 @@ def _read(connection: socket.socket, submit: Callable[..., None]) -> None:
             os._exit(_SERVER_GONE)
 
 
-def _reader(connection: socket.socket) -> Callable[[int], bytes]:
+def _reader(connection: socket.socket) -> Read:
     stream = connection.makefile("rb")
 
     def read_exactly(num_bytes: int) -> bytes:

@@ -1,8 +1,8 @@
 """The log: operations are appended once, in order, and end once.
 
-``append`` gives an operation its number in its run and makes it a job; ``finish`` records how it
-ended, together with whatever that end changes elsewhere. A request that comes again (same
-idempotency key) is answered with its first job. Functions over an open connection, called inside
+``append`` gives an operation its number in its run, or takes the caller's, and makes it a job;
+``finish`` records how it ended, together with whatever that end changes elsewhere. A request that
+comes again (same number, or same idempotency key) is answered with its first job. Functions over an open connection, called inside
 ``Database.write``.
 """
 
@@ -30,7 +30,9 @@ class Request:
         run_id: the run it belongs to; None for the bare base model.
         ordered: whether it takes a number in its run (everything but sampling).
         idempotency_key: None when the caller has no way to repeat it.
-        digest: of the request's body; the same key with another digest is refused.
+        digest: of the request's body; the same key or number with another digest is refused.
+        seq: the caller's number for it; None takes the run's next one. Numbers may arrive in any
+            order; each is used once.
     """
 
     job_id: str
@@ -40,21 +42,39 @@ class Request:
     created_at_s: float
     idempotency_key: str | None = None
     digest: str = ""
+    seq: int | None = None
 
 
-def append(connection: sa.Connection, request: Request, *, scope: str) -> tuple[StoredJob, bool]:
-    """Log a request and return its job; False when it was there already.
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """A logged request.
+
+    Attributes:
+        is_new: False when an earlier copy of the request had made the job.
+        next_seq: lowest number of the run that has not arrived; jobs below it may start.
+    """
+
+    job: StoredJob
+    is_new: bool
+    next_seq: int = 0
+
+
+def append(connection: sa.Connection, request: Request, *, scope: str) -> Appended:
+    """Log a request and return its job.
 
     Args:
         scope: within which idempotency keys are unique (the run's id, or "" outside runs).
 
     Raises:
-        ConflictError: the key was used for another request (code ``idempotency_key_reused``).
+        ConflictError: the key or number was used for another request (codes
+            ``idempotency_key_reused``, ``seq_reused``).
+        NotFoundError: the run was deleted meanwhile.
     """
     known = find(connection, request, scope=scope)
     if known is not None:
-        return known, False
-    seq = _take_seq(connection, request.run_id) if request.ordered and request.run_id else None
+        return Appended(known, is_new=False)
+    ordered = request.ordered and request.run_id is not None
+    seq = _take_seq(connection, request) if ordered else None
     connection.execute(
         jobs.insert().values(
             job_id=request.job_id,
@@ -71,42 +91,62 @@ def append(connection: sa.Connection, request: Request, *, scope: str) -> tuple[
             request_digest=request.digest,
         )
     )
-    return get_job(connection, request.job_id), True
+    next_seq = _advance(connection, request.run_id) if ordered and request.run_id else 0
+    return Appended(get_job(connection, request.job_id), is_new=True, next_seq=next_seq)
 
 
 def find(connection: sa.Connection, request: Request, *, scope: str) -> StoredJob | None:
     """The job that an earlier copy of this request made, if there is one.
 
     Raises:
-        ConflictError: its idempotency key was used for another request.
+        ConflictError: its idempotency key or number was used for another request.
     """
-    if request.idempotency_key is None:
-        return None
-    row = connection.execute(
-        sa.select(jobs).where(
-            (jobs.c.idempotency_scope == scope)
-            & (jobs.c.idempotency_key == request.idempotency_key)
+    if request.seq is not None:
+        same = (jobs.c.run_id == request.run_id) & (jobs.c.seq == request.seq)
+        name, code = f"Number {request.seq} of {request.run_id}", "seq_reused"
+    elif request.idempotency_key is not None:
+        same = (jobs.c.idempotency_scope == scope) & (
+            jobs.c.idempotency_key == request.idempotency_key
         )
-    ).one_or_none()
-    if row is None:
+        name, code = f"Idempotency-Key {request.idempotency_key!r}", "idempotency_key_reused"
+    else:
         return None
-    if row.request_digest != request.digest:
+    row = connection.execute(sa.select(jobs).where(same)).one_or_none()
+    if row is not None and row.request_digest != request.digest:
         raise ConflictError(
-            f"Idempotency-Key {request.idempotency_key!r} was used before for another request "
-            f"({row.kind}, job {row.job_id}). Use a new key for a new request.",
-            code="idempotency_key_reused",
-            field="Idempotency-Key",
+            f"{name} was used before for another request ({row.kind}, job {row.job_id}). Use a new "
+            "one for a new request.",
+            code=code,
+            field="seq_id" if request.seq is not None else "Idempotency-Key",
         )
-    return stored_job(row)
+    return None if row is None else stored_job(row)
 
 
-def _take_seq(connection: sa.Connection, run_id: str) -> int:
-    """The run's next number; the single writer makes reading and adding one step."""
-    seq = connection.scalar(sa.select(runs.c.next_seq).where(runs.c.run_id == run_id))
+def list_next_seqs(connection: sa.Connection) -> dict[str, int]:
+    """For every run the lowest number that has not arrived."""
+    rows = connection.execute(sa.select(runs.c.run_id, runs.c.next_seq))
+    return {row.run_id: row.next_seq for row in rows}
+
+
+def _take_seq(connection: sa.Connection, request: Request) -> int:
+    """The request's number; the single writer makes reading and adding one step."""
+    seq = connection.scalar(sa.select(runs.c.next_seq).where(runs.c.run_id == request.run_id))
     if seq is None:
-        raise NotFoundError(f"Run {run_id!r} was deleted meanwhile.", code="run_not_found")
-    connection.execute(runs.update().where(runs.c.run_id == run_id).values(next_seq=seq + 1))
-    return seq
+        raise NotFoundError(f"Run {request.run_id!r} was deleted meanwhile.", code="run_not_found")
+    return seq if request.seq is None else request.seq
+
+
+def _advance(connection: sa.Connection, run_id: str) -> int:
+    """Move the run's next number over all that have arrived without a gap."""
+    start = connection.scalar(sa.select(runs.c.next_seq).where(runs.c.run_id == run_id)) or 0
+    next_seq = start
+    arrived = sa.select(jobs.c.seq).where((jobs.c.run_id == run_id) & (jobs.c.seq >= start))
+    for seq in connection.scalars(arrived.order_by(jobs.c.seq)):
+        if seq != next_seq:
+            break
+        next_seq += 1
+    connection.execute(runs.update().where(runs.c.run_id == run_id).values(next_seq=next_seq))
+    return next_seq
 
 
 def finish(

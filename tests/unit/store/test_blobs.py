@@ -53,20 +53,18 @@ def test_nothing_is_visible_before_it_is_published(tmp_path: Path) -> None:
     assert caught.value.code == "damaged_files"
 
 
-def test_every_flipped_bit_of_every_file_is_seen(tmp_path: Path) -> None:
+def test_a_flipped_bit_in_any_byte_of_any_file_is_seen(tmp_path: Path) -> None:
     """The manifest included: its facts are read back too."""
     folder = published(tmp_path / "run_1" / "3")
     assert blobs.MANIFEST in names(folder)
     for file in folder.iterdir():
         data = file.read_bytes()
         for index in range(len(data)):
-            for bit in range(8):
-                file.write_bytes(
-                    data[:index] + bytes([data[index] ^ (1 << bit)]) + data[index + 1 :]
-                )
-                with pytest.raises(StorageError) as caught:
-                    blobs.verify(folder)
-                assert caught.value.code == "damaged_files"
+            flipped = bytes([data[index] ^ (1 << index % 8)])
+            file.write_bytes(data[:index] + flipped + data[index + 1 :])
+            with pytest.raises(StorageError) as caught:
+                blobs.verify(folder)
+            assert caught.value.code == "damaged_files"
         file.write_bytes(data)
     blobs.verify(folder)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from eztinker.cli.options import AsJson, BaseUrl, Model, Seed
-from eztinker.cli.output import print_json
+from eztinker.cli.output import print_json, print_text
 from eztinker.cli.texts import say
 
 
@@ -56,3 +56,5 @@ def demo(
     )
     if as_json:
         print_json(asdict(report))
+    else:
+        print_text(report.summary())

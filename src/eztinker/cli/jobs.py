@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +13,8 @@ from eztinker.cli.texts import say
 app = typer.Typer(no_args_is_help=True)
 
 JobId = Annotated[str, typer.Argument(metavar="JOB_ID", show_default=False)]
+MAX_SHOWN_VALUES = 8
+
 Status = Literal["queued", "running", "completed", "failed", "cancelled"]
 
 
@@ -53,14 +55,26 @@ def _row(job: dict) -> tuple[str, ...]:
 def show(
     job_id: JobId, base_url: BaseUrl = None, api_key: ApiKey = None, as_json: AsJson = False
 ) -> None:
-    """Print one job; its result can be long."""
+    """Print one job; long lists are counted, ``--json`` has them whole."""
     with connect(base_url, api_key) as client:
         job = client.get_job(job_id)
     if as_json:
         print_json(job)
     else:
-        rows = [(key, value) for key, value in job.items() if value is not None]
-        print_table(("Job", ""), rows)
+        result = job.pop("result") or {}
+        facts = {**job, **{f"result.{key}": value for key, value in result.items()}}
+        print_table(("", ""), [(k, _brief(v)) for k, v in facts.items() if v is not None])
+
+
+def _brief(value: Any) -> str:
+    """A value in one cell: lists longer than a few are counted."""
+    if isinstance(value, list) and len(value) > MAX_SHOWN_VALUES:
+        return f"[{len(value)} values]"
+    if isinstance(value, list):
+        return f"[{', '.join(_brief(item) for item in value)}]"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_brief(item)}" for key, item in value.items())
+    return str(value)
 
 
 @app.command(help=say("jobs cancel"))

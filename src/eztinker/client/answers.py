@@ -15,6 +15,7 @@ import orjson
 from eztinker.errors import (
     AuthError,
     BusyError,
+    CapacityError,
     ConflictError,
     EZTinkerError,
     InvalidRequestError,
@@ -37,10 +38,11 @@ _CLASS_OF_STATUS: dict[int, type[EZTinkerError]] = {
     403: AuthError,
     404: NotFoundError,
     405: UnsupportedError,
+    409: ConflictError,
     413: TooLargeError,
     422: InvalidRequestError,
     429: BusyError,
-    503: BusyError,
+    503: CapacityError,
 }
 
 
@@ -112,13 +114,9 @@ def error_of(answer: Answer) -> EZTinkerError:
     category = "user" if answer.status < 500 else "server"
     error = error_from_code(code, message, category=category, **extra)
     if type(error) in (UserError, ServerError):
-        cls = _CLASS_OF_STATUS.get(answer.status, _class_of_conflict(answer.status, type(error)))
+        cls = _CLASS_OF_STATUS.get(answer.status, type(error))
         return cls(message, code=code or None, **extra)
     return error
-
-
-def _class_of_conflict(status: int, fallback: type[EZTinkerError]) -> type[EZTinkerError]:
-    return ConflictError if status == 409 else fallback
 
 
 def _error_body(answer: Answer) -> Json:
@@ -167,16 +165,14 @@ def outcome(job: Json) -> Json:
 
 def cause_of(job: Json) -> EZTinkerError:
     """The job's own error, as a class of the tree."""
-    error = job.get("error") or {}
-    code = error.get("code") or ("cancelled" if job["status"] == "cancelled" else "internal_error")
-    message = error.get("message") or f"The job ended as {job['status']}."
-    return error_from_code(
-        code,
-        message,
-        category=error.get("category", "server"),
-        field=error.get("field"),
-        details=error.get("details"),
-    )
+    said = job.get("error") or {}
+    code = said.get("code") or ("cancelled" if job["status"] == "cancelled" else "internal_error")
+    message = said.get("message") or f"The job ended as {job['status']}."
+    extra = {"field": said.get("field"), "details": said.get("details")}
+    error = error_from_code(code, message, **extra)
+    # A job's error does not say whose fault it is; of a finer code the root of the tree says no more.
+    is_known = error.code == type(error).code
+    return error if is_known else EZTinkerError(message, code=code, **extra)
 
 
 def job_error(job: Json) -> JobFailedError:

@@ -117,11 +117,11 @@ def wait_for_job(
     job_id: str,
     parse: Callable[[Json], T],
     timeout_s: float | None = None,
-    polling_interval_s: float = 0.0,
+    polling_interval_s: float = 0.05,
 ) -> Flow[T]:
     """Wait for a job's end by long polls; a server that restarts meanwhile only makes it longer."""
     deadline_s = context.deadline_s(timeout_s)
-    job = yield from _poll(context, job_id, deadline_s)
+    job = {"job_id": job_id}
     return parse((yield from _until_whole(context, job, deadline_s, polling_interval_s)))
 
 
@@ -146,20 +146,20 @@ def tokenizer_files(context: Context, base_model: str | None) -> Flow[dict[str, 
 
 
 def _until_whole(
-    context: Context, job: Json, deadline_s: float, polling_interval_s: float = 0.0
+    context: Context, job: Json, deadline_s: float, polling_interval_s: float = 0.05
 ) -> Flow[Json]:
+    """Ask about the job until the answer holds its result or error; asks once even without time."""
     while not answers.is_whole(job):
-        if context.clock() >= deadline_s:
-            raise _too_late(job)
-        asked_s = context.clock()
-        was_final = answers.is_final(job)
+        asked_s, was_final = context.clock(), answers.is_final(job)
         job = yield from _poll(context, job["job_id"], deadline_s)
         if answers.is_final(job):
             if was_final:  # it has ended and says no more than this
                 return job
             continue
+        if context.clock() >= deadline_s:
+            raise _too_late(job)
         # A held answer that comes back early means that the server does not hold answers.
-        early_s = polling_interval_s - (context.clock() - asked_s)
+        early_s = asked_s + polling_interval_s - context.clock()
         if early_s > 0:
             yield Pause(min(early_s, max(0.0, deadline_s - context.clock())))
     return job

@@ -74,7 +74,8 @@ def _digest(files: Mapping[str, str]) -> str:
 
 
 def _plain_name(name: str) -> str:
-    if name != Path(name).name or name.startswith(".") or "\\" in name:
+    is_plain = name == Path(name).name and name.isprintable() and "\\" not in name
+    if not name or not is_plain or name.startswith("."):
         raise ServerError(
             f"The server sent a tokenizer file named {name!r}, which is no plain name."
         )

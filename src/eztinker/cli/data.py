@@ -64,7 +64,7 @@ def describe(rows: Iterable[Row]) -> dict[str, Any]:
     fields, shapes, problems, num_rows = Counter[str](), Counter[str](), list[str](), 0
     for row in rows:
         num_rows += 1
-        fields.update(row.data)
+        fields.update(row.data.keys())
         shape, problem = _look_at(row)
         shapes[shape] += 1
         if problem:

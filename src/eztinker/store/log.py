@@ -14,6 +14,8 @@ import msgspec
 import sqlalchemy as sa
 
 from eztinker.errors import ConflictError, NotFoundError
+from eztinker.ids import new_job_id
+from eztinker.ids import new_job_id
 from eztinker.store.jobs import StoredJob, get_job, stored_job
 from eztinker.store.tables import jobs, runs
 from eztinker.types import codec
@@ -26,7 +28,7 @@ class Request:
     """An operation as it arrives, with its identity.
 
     Attributes:
-        job_id: id to use if it is new.
+        job_id: id to use if the request is new; another is made should it be taken.
         run_id: the run it belongs to; None for the bare base model.
         ordered: whether it takes a number in its run (everything but sampling).
         idempotency_key: None when the caller has no way to repeat it.
@@ -75,9 +77,10 @@ def append(connection: sa.Connection, request: Request, *, scope: str) -> Append
         return Appended(known, is_new=False)
     ordered = request.ordered and request.run_id is not None
     seq = _take_seq(connection, request) if ordered else None
+    job_id = _free_job_id(connection, request.job_id)
     connection.execute(
         jobs.insert().values(
-            job_id=request.job_id,
+            job_id=job_id,
             run_id=request.run_id,
             seq=seq,
             kind=kind_of(request.operation),
@@ -92,7 +95,7 @@ def append(connection: sa.Connection, request: Request, *, scope: str) -> Append
         )
     )
     next_seq = _advance(connection, request.run_id) if ordered and request.run_id else 0
-    return Appended(get_job(connection, request.job_id), is_new=True, next_seq=next_seq)
+    return Appended(get_job(connection, job_id), is_new=True, next_seq=next_seq)
 
 
 def find(connection: sa.Connection, request: Request, *, scope: str) -> StoredJob | None:
@@ -128,12 +131,26 @@ def list_next_seqs(connection: sa.Connection) -> dict[str, int]:
     return {row.run_id: row.next_seq for row in rows}
 
 
+def _free_job_id(connection: sa.Connection, job_id: str) -> str:
+    """``job_id`` or a fresh one: eight hex digits meet again within some ten thousand jobs."""
+    while connection.scalar(sa.select(jobs.c.number).where(jobs.c.job_id == job_id)) is not None:
+        job_id = new_job_id()
+    return job_id
+
+
 def _take_seq(connection: sa.Connection, request: Request) -> int:
     """The request's number; the single writer makes reading and adding one step."""
     seq = connection.scalar(sa.select(runs.c.next_seq).where(runs.c.run_id == request.run_id))
     if seq is None:
         raise NotFoundError(f"Run {request.run_id!r} was deleted meanwhile.", code="run_not_found")
     return seq if request.seq is None else request.seq
+
+
+def _unused_job_id(connection: sa.Connection, wanted: str) -> str:
+    """``wanted``, or another one: eight hex digits meet again after some ten thousand jobs."""
+    while connection.scalar(sa.select(jobs.c.job_id).where(jobs.c.job_id == wanted)) is not None:
+        wanted = new_job_id()
+    return wanted
 
 
 def _advance(connection: sa.Connection, run_id: str) -> int:

@@ -44,7 +44,8 @@ def two_runs(run: Run) -> None:
 
 
 def append(run: Run, request: log.Request, scope: str = "run_1") -> tuple[jobs.StoredJob, bool]:
-    return run(lambda conn: log.append(conn, request, scope=scope))
+    appended = run(lambda conn: log.append(conn, request, scope=scope))
+    return appended.job, appended.is_new
 
 
 def get(run: Run, job_id: str) -> jobs.StoredJob:
@@ -113,10 +114,10 @@ def test_numbers_have_no_gap_whatever_is_logged(
     for run_id, ordered, fails in requests:
 
         def query(connection, run_id=run_id, ordered=ordered, fails=fails) -> int | None:
-            job, _ = log.append(connection, a_request(run_id, ordered=ordered), scope=run_id)
+            appended = log.append(connection, a_request(run_id, ordered=ordered), scope=run_id)
             if fails:
                 raise NotFoundError("no")
-            return job.seq
+            return appended.job.seq
 
         if fails:
             with pytest.raises(NotFoundError):
@@ -142,6 +143,40 @@ def test_a_taken_job_id_is_replaced(run: Run) -> None:
     assert job.job_id != first.job_id
     assert job.seq == 1
     assert get(run, first.job_id).seq == 0
+
+
+@settings(
+    max_examples=20,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.permutations(range(6)), st.integers(0, 6))
+def test_the_callers_numbers_may_arrive_in_any_order(
+    run: Run, order: list[int], num_arrived: int
+) -> None:
+    """``next_seq`` is the lowest number that has not arrived, whatever came before its turn."""
+    run(lambda conn: conn.execute(jobs.jobs.delete()))
+    run(lambda conn: runs.delete_run_row(conn, "run_1"))
+    run(lambda conn: runs.insert_run(conn, a_run("run_1")))
+    for index, seq in enumerate(order[:num_arrived]):
+        request = replace(a_request(), seq=seq)
+        appended = run(lambda c, request=request: log.append(c, request, scope="run_1"))
+        missing = set(range(7)) - set(order[: index + 1])
+        assert (appended.job.seq, appended.next_seq) == (seq, min(missing))
+    expected = min(set(range(7)) - set(order[:num_arrived]))
+    assert run(log.list_next_seqs)["run_1"] == expected
+    assert append(run, a_request())[0].seq == expected
+
+
+@pytest.mark.usefixtures("two_runs")
+def test_the_same_number_answers_the_first_job_or_refuses(run: Run) -> None:
+    first, _ = append(run, replace(a_request(digest="d"), seq=3))
+    again, is_new = append(run, replace(a_request(digest="d"), seq=3))
+    assert (again.job_id, is_new) == (first.job_id, False)
+    with pytest.raises(ConflictError, match="3") as caught:
+        append(run, replace(a_request(digest="other"), seq=3))
+    assert caught.value.code == "seq_reused"
+    assert append(run, replace(a_request("run_2", digest="other"), seq=3), "run_2")[1]
 
 
 # Repeated requests --------------------------------------------------------------------------------
@@ -187,8 +222,8 @@ def test_one_key_many_times_in_one_group_makes_one_job(run: Run, database) -> No
 
     futures = [database.write_soon(query(a_request(key="k", digest="d"))) for _ in range(20)]
     told = [future.result(timeout=10) for future in futures]
-    assert sum(is_new for _, is_new in told) == 1
-    assert len({job.job_id for job, _ in told}) == 1
+    assert sum(appended.is_new for appended in told) == 1
+    assert len({appended.job.job_id for appended in told}) == 1
 
 
 # The end of a job ---------------------------------------------------------------------------------

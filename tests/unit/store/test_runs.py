@@ -18,9 +18,16 @@ LORA = LoRAConfig(r=3, lora_alpha=7.5, target_modules=("q_proj", "v_proj"), seed
 
 def a_run(run_id: str = "run_1", created_at_s: float = 1.0, base_model: str = "nano") -> RunRecord:
     loss = LossSpec("ppo", {"clip_low_threshold": 0.8}, "sum")
-    facts = {"user_metadata": {"who": "名"}}
     return RunRecord(
-        run_id, base_model, LORA, loss, 2**31 - 1, "none", "creating", created_at_s, **facts
+        run_id,
+        base_model,
+        LORA,
+        loss,
+        2**31 - 1,
+        "none",
+        "creating",
+        created_at_s,
+        user_metadata={"who": "名"},
     )
 
 
@@ -108,7 +115,7 @@ def append(run: Run, run_id: str = "run_1", *, finished: bool = False) -> int:
     number = run(lambda c: len(jobs.list_jobs(c, run_id=None, status=None, limit=999, offset=0)[0]))
     operation = OptimStep(AdamParams())
     request = log.Request(f"job_{number:08x}", run_id, operation, True, 1.0)
-    job, _ = run(lambda c: log.append(c, request, scope=run_id))
+    job = run(lambda c: log.append(c, request, scope=run_id)).job
     if finished:
         run(
             lambda c: log.finish(

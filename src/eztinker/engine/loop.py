@@ -85,11 +85,14 @@ class EngineLoop:
         self._executions: set[asyncio.Task[None]] = set()
         self._main: asyncio.Task[None] | None = None
         self.active: dict[str, ActiveJob] = {}
+        # Jobs of a run whose predecessors have not arrived, by number.
+        self._held: dict[str, dict[int, ActiveJob]] = {}
 
     async def start(self) -> None:
         """Take up the jobs that an earlier life left unfinished, and begin."""
+        next_seqs = await self._database.read(operation_log.list_next_seqs)
         for job in await self._database.read(list_unfinished):
-            self.submit(job)
+            self.submit(job, next_seqs.get(job.run_id or "", 0))
         self._main = asyncio.create_task(self._run(), name="engine-loop")
 
     async def stop(self, *, timeout_s: float) -> None:
@@ -103,14 +106,30 @@ class EngineLoop:
             execution.cancel()
         await asyncio.gather(*self._executions, return_exceptions=True)
 
-    def submit(self, job: StoredJob) -> ActiveJob:
-        """Queue an accepted job."""
+    def submit(self, job: StoredJob, next_seq: int) -> ActiveJob:
+        """Queue an accepted job, or hold it until the numbers before its own have arrived.
+
+        Args:
+            next_seq: lowest number of its run that has not arrived.
+        """
         operation = job.operation()
         active = ActiveJob(Task(job, operation), _ticket(job, operation), job.record())
         self.active[job.job_id] = active
-        self._scheduler.add(active.ticket)
+        if job.seq is None:
+            self._scheduler.add(active.ticket)
+        else:
+            self._held.setdefault(active.ticket.queue, {})[job.seq] = active
+            self._release(active.ticket.queue, next_seq)
         self._wake.set()
         return active
+
+    def _release(self, run_id: str, next_seq: int) -> None:
+        """Queue, in order, what waited for a number that has arrived now."""
+        held = self._held[run_id]
+        for seq in sorted(seq for seq in held if seq < next_seq):
+            self._scheduler.add(held.pop(seq).ticket)
+        if not held:
+            del self._held[run_id]
 
     async def cancel(self, job_id: str) -> None:
         """Stop a job: at once if it waits, between two units of work if it runs."""
@@ -118,13 +137,16 @@ class EngineLoop:
         if active is None:
             return
         active.cancel_asked = True
-        if self._scheduler.remove(job_id):
+        if self._scheduler.remove(job_id) or self._take_held(active):
             await self._end(active, _cancelled())
         elif active.task.handed_over:
             await self._supervisor.tell(CancelJob(job_id))
 
     def position(self, job_id: str) -> tuple[int, str] | None:
         """Jobs ahead of a waiting job and the reason of its wait; None once it runs."""
+        active = self.active.get(job_id)
+        if active is not None and self._is_held(active):
+            return 0, "operations with lower numbers have not arrived"
         found = self._scheduler.position(job_id)
         if found is not None and not self._supervisor.ready.is_set():
             return found[0], "the engine is starting"
@@ -133,7 +155,7 @@ class EngineLoop:
     @property
     def num_waiting(self) -> int:
         """Accepted jobs that have not started."""
-        return self._scheduler.num_waiting
+        return self._scheduler.num_waiting + sum(map(len, self._held.values()))
 
     @property
     def num_running(self) -> int:
@@ -142,7 +164,21 @@ class EngineLoop:
 
     def num_of_run(self, run_id: str) -> int:
         """Jobs of a run that wait or run."""
-        return self._scheduler.num_in_queue(run_id)
+        return self._scheduler.num_in_queue(run_id) + len(self._held.get(run_id, ()))
+
+    def _is_held(self, active: ActiveJob) -> bool:
+        seq = active.task.job.seq
+        return seq is not None and seq in self._held.get(active.ticket.queue, {})
+
+    def _take_held(self, active: ActiveJob) -> bool:
+        """Take a held job out; False if it is not held."""
+        if not self._is_held(active):
+            return False
+        held = self._held[active.ticket.queue]
+        held.pop(active.task.job.seq or 0)
+        if not held:
+            del self._held[active.ticket.queue]
+        return True
 
     # Plan -----------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from eztinker.engine.snapshots import Snapshots
 from eztinker.engine.supervisor import Supervisor
 from eztinker.store import blobs
 from eztinker.store.database import Database
-from eztinker.store.jobs import StoredJob
+from eztinker.store.log import Appended
 from eztinker.store.runs import list_snapshot_folders
 from eztinker.types.messages import BaseModelLoaded, WorkerSettings
 
@@ -75,9 +75,9 @@ class RunManager:
         await self._snapshots.settle()
         await self._supervisor.stop()
 
-    def submit(self, job: StoredJob) -> ActiveJob:
+    def submit(self, appended: Appended) -> ActiveJob:
         """Queue a job that has just been logged."""
-        return self._loop.submit(job)
+        return self._loop.submit(appended.job, appended.next_seq)
 
     async def cancel(self, job_id: str) -> None:
         """Stop a job if it has not ended."""

@@ -14,7 +14,7 @@ from dataclasses import replace
 from eztinker.config import ServerConfig
 from eztinker.engine.loop import ActiveJob
 from eztinker.engine.run_manager import RunManager
-from eztinker.errors import BusyError
+from eztinker.errors import BusyError, EZTinkerError
 from eztinker.ids import new_job_id
 from eztinker.service import admission
 from eztinker.service.base_models import BaseModels
@@ -48,6 +48,7 @@ class Jobs:
         run_id: str | None,
         idempotency_key: str | None = None,
         request_digest: str = "",
+        seq: int | None = None,
     ) -> JobRecord:
         """Check an operation, log it, queue it.
 
@@ -55,12 +56,12 @@ class Jobs:
             run_id: the run it belongs to; None for sampling from a bare base model.
             idempotency_key: the same key again on the same run answers with the first job.
             request_digest: tells a repeated request from another one under the same key.
+            seq: the caller's number of it in the run; None takes the next one.
 
         Raises:
             UserError: nothing was logged.
             CapacityError: queues or disk are full; nothing was logged.
         """
-        await self._admit(operation, run_id)
         request = operation_log.Request(
             job_id=new_job_id(),
             run_id=run_id,
@@ -69,13 +70,25 @@ class Jobs:
             created_at_s=time.time(),
             idempotency_key=idempotency_key,
             digest=request_digest,
+            seq=seq,
         )
-        job, is_new = await self._database.write(
-            lambda connection: operation_log.append(connection, request, scope=run_id or "")
+        scope = run_id or ""
+        try:
+            await self._admit(operation, run_id)
+        except EZTinkerError:
+            # A repeated request may be refused by what its first copy has done (a saved name).
+            known = await self._database.read(
+                lambda connection: operation_log.find(connection, request, scope=scope)
+            )
+            if known is None:
+                raise
+            return await self.get(known.job_id)
+        appended = await self._database.write(
+            lambda connection: operation_log.append(connection, request, scope=scope)
         )
-        if is_new:
-            return self._seen(self._engine.submit(job))
-        return await self.get(job.job_id)
+        if appended.is_new:
+            return self._seen(self._engine.submit(appended))
+        return await self.get(appended.job.job_id)
 
     async def wait(self, job_id: str, timeout_s: float) -> JobRecord:
         """The job when it has ended, or as it is after ``timeout_s``.

@@ -79,7 +79,12 @@ class Runs:
         operation = CreateRun(base_model, lora, seed, quantization)
         base = await self._base_models.resolve(base_model)
         admission.check(operation, base=base, limits=self._config.limits)
-        admission.check_loss(loss, extra_losses=self._engine.loss_functions)
+        admission.check_loss(
+            loss,
+            extra_losses=self._engine.loss_functions,
+            name_field="loss_config.loss_type",
+            config_field="loss_config",
+        )
         run = RunRecord(
             run_id=run_id or new_run_id(),
             base_model=base_model,
@@ -145,10 +150,10 @@ class Runs:
     async def _log_creation(self, run: RunRecord, request: operation_log.Request) -> StoredJob:
         max_runs = self._config.limits.max_runs
 
-        def write(connection: sa.Connection) -> tuple[StoredJob, bool]:
+        def write(connection: sa.Connection) -> operation_log.Appended:
             known = operation_log.find(connection, request, scope="")
             if known is not None:
-                return known, False
+                return operation_log.Appended(known, is_new=False)
             if runs.count_runs(connection) >= max_runs:
                 raise TooLargeError(
                     f"The server holds {max_runs} runs (limits.max_runs). Delete one first.",
@@ -157,10 +162,10 @@ class Runs:
             runs.insert_run(connection, run)
             return operation_log.append(connection, request, scope="")
 
-        job, is_new = await self._database.write(write)
-        if is_new:
-            self._engine.submit(job)
-        return job
+        appended = await self._database.write(write)
+        if appended.is_new:
+            self._engine.submit(appended)
+        return appended.job
 
     async def _wait_for(self, job: StoredJob) -> RunRecord:
         record = await self._jobs.wait(job.job_id, timeout_s=math.inf)

@@ -55,15 +55,20 @@ class Engine:
         await self.database.write(lambda connection: runs.insert_run(connection, run))
         return await self.submit(CreateRun("nano", lora, seed), run_id)
 
-    async def submit(self, operation: Operation, run_id: str | None = "run_1") -> ActiveJob:
+    async def submit(
+        self, operation: Operation, run_id: str | None = "run_1", *, seq: int | None = None
+    ) -> ActiveJob:
         ordered = not isinstance(operation, Sample)
         job_id = f"job_{next(numbers):08d}"
-        request = log.Request(job_id, run_id, operation, ordered, time.time())
-        job, _ = await self.database.write(lambda conn: log.append(conn, request, scope=""))
-        return self.manager.submit(job)
+        request = log.Request(job_id, run_id, operation, ordered, time.time(), seq=seq)
+        return self.manager.submit(
+            await self.database.write(lambda conn: log.append(conn, request, scope=""))
+        )
 
-    async def do(self, operation: Operation, run_id: str = "run_1") -> JobRecord:
-        return await ended(await self.submit(operation, run_id))
+    async def do(
+        self, operation: Operation, run_id: str = "run_1", *, seq: int | None = None
+    ) -> JobRecord:
+        return await ended(await self.submit(operation, run_id, seq=seq))
 
     @staticmethod
     async def _resolve(name: str) -> BaseModelRecord:

@@ -303,3 +303,35 @@ async def test_learning_rate_may_change_between_steps(engine: Engine) -> None:
     assert (await engine.do(a_step(0.25))).result == StepResult(
         2, 2.0, AdamParams(0.25).learning_rate
     )
+
+
+async def test_numbers_may_arrive_out_of_order(engine: Engine) -> None:
+    await ended(await engine.create())
+    step = await engine.submit(a_step(), seq=3)
+    second = await engine.submit(a_pass(2), seq=2)
+    assert engine.manager.position(step.record.job_id) == (
+        0,
+        "operations with lower numbers have not arrived",
+    )
+    await asyncio.sleep(0.01)
+    assert {step.record.status, second.record.status} == {"queued"}
+    first = await engine.submit(a_pass(1), seq=1)
+    assert (await ended(step)).result == StepResult(1, 3.0, 0.5)
+    assert first.record.finished_at_s < second.record.finished_at_s
+
+
+async def test_held_jobs_survive_a_restart_and_can_be_cancelled(
+    tmp_path: Path, world: World
+) -> None:
+    engine = await Engine(tmp_path / "state", world).start()
+    await ended(await engine.create())
+    early = await engine.submit(a_pass(4), seq=2)
+    later = await engine.submit(a_step(), seq=3)
+    await engine.stop()
+    engine = await Engine(tmp_path / "state", world).start()
+    resumed = engine.manager.active(later.record.job_id)
+    await engine.manager.cancel(early.record.job_id)
+    await engine.do(a_pass(1), seq=1)
+    assert resumed is not None
+    assert (await ended(resumed)).result.grad_norm == 1.0
+    await engine.stop()

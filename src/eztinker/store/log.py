@@ -15,7 +15,6 @@ import sqlalchemy as sa
 
 from eztinker.errors import ConflictError, NotFoundError
 from eztinker.ids import new_job_id
-from eztinker.ids import new_job_id
 from eztinker.store.jobs import StoredJob, get_job, stored_job
 from eztinker.store.tables import jobs, runs
 from eztinker.types import codec
@@ -144,13 +143,6 @@ def _take_seq(connection: sa.Connection, request: Request) -> int:
     if seq is None:
         raise NotFoundError(f"Run {request.run_id!r} was deleted meanwhile.", code="run_not_found")
     return seq if request.seq is None else request.seq
-
-
-def _unused_job_id(connection: sa.Connection, wanted: str) -> str:
-    """``wanted``, or another one: eight hex digits meet again after some ten thousand jobs."""
-    while connection.scalar(sa.select(jobs.c.job_id).where(jobs.c.job_id == wanted)) is not None:
-        wanted = new_job_id()
-    return wanted
 
 
 def _advance(connection: sa.Connection, run_id: str) -> int:

@@ -105,7 +105,7 @@ def check_length(
         parts += f" and {new_tokens} to generate are {num_tokens + new_tokens}, which"
     raise InvalidRequestError(
         f"{field}: {parts} do not fit the context of {base.name}, {base.context_length} tokens. "
-        f"Shorten it{' or ask for fewer tokens' if new_tokens else ''}.",
+        f"Shorten it{' or lower max_new_tokens (max_tokens)' if new_tokens else ''}.",
         code="context_length_exceeded",
         field=field,
         details={"num_tokens": num_tokens, "context_length": base.context_length},

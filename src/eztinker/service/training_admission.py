@@ -80,14 +80,14 @@ def _check_inputs_for_loss(datum: Datum, where: str, loss: str, signature: LossS
     missing = next((name for name in signature.required if name not in given), None)
     if missing is not None:
         raise InvalidRequestError(
-            f"{where}.{missing}: missing. Loss {loss} needs {', '.join(signature.required)} for every datum.",
+            f"{where}.{missing}: missing. loss_fn {loss} needs {', '.join(signature.required)} for every datum.",
             code="missing_loss_input",
             field=f"{where}.{missing}",
         )
     unused = next(iter(sorted(given - {*signature.required, *signature.optional})), None)
     if unused is not None:
         raise InvalidRequestError(
-            f"{where}.{unused}: loss {loss} does not use it, so it would have no effect. Leave it out.",
+            f"{where}.{unused}: loss_fn {loss} does not use it, so it would have no effect. Leave it out.",
             code="unused_loss_input",
             field=f"{where}.{unused}",
         )
@@ -119,7 +119,7 @@ def _check_counting(operation: TrainingPass) -> None:
     total = sum(float(np.sum(w, dtype=np.float64)) for w in weights if w is not None)
     if not counting:
         raise InvalidRequestError(
-            "weights: no label of this request counts (every weight is 0 or every label -100). Give at "
+            "weights: no label of this request counts (every weight is 0, or every label in target_ids is -100). Give at "
             "least one label a weight.",
             code="no_counting_label",
             field="weights",
@@ -133,55 +133,60 @@ def _check_counting(operation: TrainingPass) -> None:
         )
 
 
-def check_loss(loss: LossSpec, *, extra_losses: Collection[str] = ()) -> None:
+def check_loss(
+    loss: LossSpec,
+    *,
+    extra_losses: Collection[str] = (),
+    name_field: str = "loss_fn",
+    config_field: str = "loss_fn_config",
+) -> None:
     """The loss is known, and so are its settings.
 
+    Args:
+        loss: what a request or a run names.
+        extra_losses: names registered by plugins; their settings are their own affair.
+        name_field, config_field: where the caller wrote the name and the settings.
+
     Raises:
-        InvalidRequestError: code ``unknown_loss`` or ``invalid_request``.
+        InvalidRequestError: code ``unknown_loss``, ``unknown_field`` or ``invalid_request``.
     """
     signature = LOSSES.get(loss.name)
     if signature is None and loss.name not in extra_losses:
         known = [*LOSSES, *sorted(extra_losses)]
         raise InvalidRequestError(
-            f"loss_fn: {loss.name[:100]!r} is no loss of this server.{hint(loss.name, known)} "
+            f"{name_field}: {loss.name[:100]!r} is no loss of this server.{hint(loss.name, known)} "
             f"Known: {', '.join(known)}.",
             code="unknown_loss",
-            field="loss_fn",
+            field=name_field,
         )
     if loss.reduction not in {"mean", "sum"}:
         raise InvalidRequestError(
-            f'loss_fn_config.reduction: expected "mean" or "sum", got {loss.reduction!r}.',
-            field="loss_fn_config.reduction",
+            f'{config_field}.reduction: expected "mean" or "sum", got {loss.reduction!r}.',
+            field=f"{config_field}.reduction",
         )
     for name, value in loss.config.items():
         if isinstance(value, float | int):
-            check_number(value, f"loss_fn_config.{name}", "a finite number", True)
+            check_number(value, f"{config_field}.{name}", "a finite number", True)
     if signature is not None:
-        _check_loss_config(loss, signature)
+        what = f"setting of {loss.name}"
+        refuse_unknown(loss.config, list(signature.config), where=config_field, what=what)
+        _check_settings(loss, signature, config_field)
 
 
-def _check_loss_config(loss: LossSpec, signature: LossSignature) -> None:
-    refuse_unknown(
-        loss.config,
-        (*signature.config, "reduction"),
-        where="loss_fn_config",
-        what=f"setting of {loss.name}",
-    )
-    for name, default in signature.config.items():
-        value = loss.config.get(name, default)
-        field = f"loss_fn_config.{name}"
+def _check_settings(loss: LossSpec, signature: LossSignature, where: str) -> None:
+    settings = {**signature.config, **loss.config}
+    for name, value in settings.items():
         if value is None or isinstance(value, str):
             got = "nothing" if value is None else repr(value[:100])
-            raise InvalidRequestError(f"{field}: expected a number, got {got}.", field=field)
+            raise InvalidRequestError(
+                f"{where}.{name}: expected a number, got {got}.", field=f"{where}.{name}"
+            )
         # Every setting of a built-in loss is a scale, an exponent or a ratio: none may be negative.
-        check_number(value, field, "a number of at least 0", value >= 0)
-    low, high = (
-        loss.config.get(name, signature.config.get(name))
-        for name in ("clip_low_threshold", "clip_high_threshold")
-    )
+        check_number(value, f"{where}.{name}", "a number of at least 0", value >= 0)
+    low, high = settings.get("clip_low_threshold"), settings.get("clip_high_threshold")
     if isinstance(low, float | int) and isinstance(high, float | int) and low > high:
         raise InvalidRequestError(
-            f"loss_fn_config.clip_low_threshold: {low:g} is above clip_high_threshold, {high:g}. Both are "
-            "bounds on the probability ratio; swap or adjust them.",
-            field="loss_fn_config.clip_low_threshold",
+            f"{where}.clip_low_threshold: {low:g} is above clip_high_threshold, {high:g}. Both are bounds "
+            "on the probability ratio; swap or adjust them.",
+            field=f"{where}.clip_low_threshold",
         )

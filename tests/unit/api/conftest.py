@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from eztinker.api.server import create_app
 from eztinker.config import ServerConfig
@@ -38,9 +39,16 @@ def service(config: ServerConfig, monkeypatch: pytest.MonkeyPatch) -> FakeServic
     return FakeService(config)
 
 
+@pytest.fixture(scope="session")
+def app() -> FastAPI:
+    """One application for all tests: making it takes longer than most of them."""
+    return create_app(None)  # pyright: ignore[reportArgumentType]
+
+
 @pytest.fixture
-async def client(service: FakeService) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_app(service))
+async def client(app: FastAPI, service: FakeService) -> AsyncIterator[httpx.AsyncClient]:
+    app.state.service = service
+    transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
 

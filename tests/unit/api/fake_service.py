@@ -78,7 +78,7 @@ class FakeRuns:
         base = await self.service.base_models.resolve(base_model)
         operation = CreateRun(base_model, lora, seed or 0, quantization)
         admission.check(operation, base=base, limits=self.service.config.limits)
-        admission.check_loss(loss)
+        admission.check_loss(loss, name_field="loss_config.loss_type", config_field="loss_config")
         if idempotency_key in self.by_key:
             digest, run = self.by_key[idempotency_key]
             if digest != request_digest:

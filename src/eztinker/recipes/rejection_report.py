@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
+
 from eztinker.recipes.plots import plot_training
 from eztinker.recipes.rejection_state import PLOT_FILE, RESULTS_FILE
 from eztinker.recipes.terminal import pick
@@ -49,6 +51,11 @@ class RejectionSFTReport:
         """Loss of every optimizer step, all epochs in a row."""
         return [loss for epoch in self.training_metrics for loss in epoch["losses"]]
 
+    @property
+    def num_trained(self) -> int:
+        """Answers that were trained on, over all epochs."""
+        return sum(epoch["num_trained"] for epoch in self.training_metrics)
+
     def as_dict(self) -> dict[str, Any]:
         """Content of ``rejection_sft_results.json``."""
         return {
@@ -83,13 +90,12 @@ class RejectionSFTReport:
 
     def advice(self) -> list[str]:
         """What a person should know beside the figures; often nothing."""
-        num_trained = sum(epoch["num_trained"] for epoch in self.training_metrics)
         before, after = self.evaluations[0], self.evaluations[-1]
         # Free text has no right or wrong to count: there the mean score tells whether it helped.
         name = "mean_score" if self.config["train_on_incorrect"] else "accuracy"
         found = [
             math_verify_warning(self.num_unverified),
-            not_rising_advice(before[name], after[name], num_trained),
+            not_rising_advice(before[name], after[name], self.num_trained),
         ]
         return [text for text in found if text]
 
@@ -102,21 +108,41 @@ class RejectionSFTReport:
 
     def _header(self) -> str:
         of = self.config["num_candidates"]
-        return pick(
-            f"{'epoch':>7} {'test accuracy (95 %)':>22} {'examples answered':>18} {f'correct of {of}':>13} {'loss':>7}",
-            f"{'epoch':>7} {'测试准确率（95%）':>17} {'训练准确率':>9} {f'{of} 个候选中正确':>9} {'loss':>7}",
+        cells = (
+            pick("epoch", "轮次"),
+            pick("test accuracy (95 %)", "测试准确率（95%）"),
+            pick("test score", "测试得分"),
+            pick("train accuracy", "训练准确率"),
+            pick(f"correct of {of}", f"{of} 个中正确"),
+            pick("loss", "损失"),
         )
+        return "".join(map(_right, cells, _WIDTHS))
 
     def _line(self, metrics: dict[str, Any] | None, evaluation: dict[str, Any]) -> str:
         low, high = evaluation["ci95"]
         accuracy = f"{evaluation['accuracy']:.0%} ({low:.0%} - {high:.0%})"
+        score = f"{evaluation['mean_score']:.2f}"
         if metrics is None:
-            return f"{pick('before', '训练前'):>7} {accuracy:>22}"
-        loss = f"{metrics['mean_loss']:.3f}" if metrics["mean_loss"] is not None else "-"
-        return (
-            f"{metrics['epoch']:>7} {accuracy:>22} {metrics['training_accuracy']:>18.0%} "
-            f"{metrics['mean_correct_candidates']:>13.2f} {loss:>7}"
-        )
+            cells = (pick("before", "训练前"), accuracy, score)
+        else:
+            loss = metrics["mean_loss"]
+            cells = (
+                str(metrics["epoch"]),
+                accuracy,
+                score,
+                f"{metrics['training_accuracy']:.0%}",
+                f"{metrics['mean_correct_candidates']:.2f}",
+                "-" if loss is None else f"{loss:.3f}",
+            )
+        return "".join(map(_right, cells, _WIDTHS))
+
+
+_WIDTHS = (8, 23, 12, 16, 14, 9)
+
+
+def _right(text: str, width: int) -> str:
+    """``text`` at the right of a column; Chinese characters are two columns wide."""
+    return " " * (width - cell_len(text)) + text
 
 
 def epoch_metrics(

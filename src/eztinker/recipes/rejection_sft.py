@@ -189,7 +189,7 @@ class _Recipe:
         missing = missing_examples(self.examples, path, self.params)
         if missing:
             self._say("Phase 2: fill the buffer", "阶段 2：填充拒绝采样缓冲区")
-        append_rows(self._best_candidates(missing, "buffer"), path)
+            append_rows(self._best_candidates(missing, "buffer"), path)
         self.buffer = load_buffer(path)
 
     def _best_candidates(self, examples: Sequence[Example], purpose: str) -> Any:

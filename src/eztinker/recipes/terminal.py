@@ -56,7 +56,10 @@ class TerminalProgress:
         self._console.print(harmless(text), soft_wrap=True)
 
     def track(self, label: str, items: Iterable[T], total: int) -> Iterator[T]:
-        """A bar with count and remaining time."""
+        """A bar with count and remaining time; none where there is nothing to do."""
+        if total == 0:
+            yield from items
+            return
         from rich import progress
 
         columns = (

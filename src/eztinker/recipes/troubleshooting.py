@@ -26,8 +26,7 @@ def advice_for(error: EZTinkerError) -> str | None:
     code = error.details.get("code", error.code)
     if isinstance(error, ServerUnreachableError):
         return pick(
-            "Start the server in another terminal and leave it running:\n    eztinker server\n"
-            "A server elsewhere is named with --base-url or EZTINKER_BASE_URL.",
+            "In another terminal, and leave it running:\n    eztinker server",
             "请在另一个终端启动服务器并保持运行：\n    eztinker server\n"
             "其他地址的服务器用 --base-url 或 EZTINKER_BASE_URL 指定。",
         )

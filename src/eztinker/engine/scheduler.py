@@ -49,6 +49,7 @@ class Scheduler:
         self._free: OrderedDict[str, deque[Ticket]] = OrderedDict()
         self._deficit: dict[str, int] = {}
         self._waiting: dict[str, Ticket] = {}
+        self._suspects: dict[str, Ticket] = {}
         self._running: dict[str, Ticket] = {}
 
     @property
@@ -68,14 +69,14 @@ class Scheduler:
 
     def add(self, ticket: Ticket) -> None:
         """Queue a job behind those of its queue."""
-        self._waiting[ticket.job_id] = ticket
+        self._note_waiting(ticket)
         lanes = self._ordered if ticket.ordered else self._free
         lanes.setdefault(ticket.queue, deque()).append(ticket)
 
     def put_back(self, ticket: Ticket) -> None:
         """Queue a job whose worker died again, in front and as a suspect."""
         self._running.pop(ticket.job_id, None)
-        self._waiting[ticket.job_id] = ticket
+        self._note_waiting(ticket)
         lanes = self._ordered if ticket.ordered else self._free
         lanes.setdefault(ticket.queue, deque()).appendleft(ticket)
 
@@ -84,6 +85,7 @@ class Scheduler:
         ticket = self._waiting.pop(job_id, None)
         if ticket is None:
             return False
+        self._suspects.pop(job_id, None)
         lanes = self._ordered if ticket.ordered else self._free
         lanes[ticket.queue].remove(ticket)
         self._drop_empty(lanes, ticket.queue)
@@ -95,11 +97,10 @@ class Scheduler:
 
     def next(self) -> Ticket | None:
         """Start a job that may start now, or return None."""
-        suspect = next((ticket for ticket in self._waiting.values() if ticket.suspect), None)
         if any(ticket.suspect for ticket in self._running.values()):
             return None
-        if suspect is not None:
-            return None if self._running else self._start(suspect)
+        if self._suspects:
+            return None if self._running else self._start(next(iter(self._suspects.values())))
         ticket = self._next_ordered() or self._next_free()
         return self._start(ticket) if ticket else None
 
@@ -115,7 +116,7 @@ class Scheduler:
     def _reason(self, ticket: Ticket, ahead: int) -> str:
         if ahead:
             return f"{ahead} earlier job{'s' * (ahead > 1)} of {ticket.queue} must finish first"
-        if any(other.suspect for other in (*self._running.values(), *self._waiting.values())):
+        if self._suspects or any(other.suspect for other in self._running.values()):
             return "a job that was running when the worker died is tried again alone first"
         if ticket.ordered and self._is_busy(ticket.queue):
             return f"the operation before it of {ticket.queue} is running"
@@ -150,11 +151,17 @@ class Scheduler:
 
     def _start(self, ticket: Ticket) -> Ticket:
         del self._waiting[ticket.job_id]
+        self._suspects.pop(ticket.job_id, None)
         lanes = self._ordered if ticket.ordered else self._free
         lanes[ticket.queue].remove(ticket)
         self._drop_empty(lanes, ticket.queue)
         self._running[ticket.job_id] = ticket
         return ticket
+
+    def _note_waiting(self, ticket: Ticket) -> None:
+        self._waiting[ticket.job_id] = ticket
+        if ticket.suspect:
+            self._suspects[ticket.job_id] = ticket
 
     def _drop_empty(self, lanes: OrderedDict[str, deque[Ticket]], queue: str) -> None:
         if not lanes[queue]:

@@ -1,0 +1,294 @@
+"""The queue under any sequence of events: order, bounds, fairness, suspects, and nothing lost."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from eztinker.engine.scheduler import (
+    MAX_RUNNING_ORDERED,
+    MAX_RUNNING_ROWS,
+    QUANTUM_TOKENS,
+    Scheduler,
+    Ticket,
+)
+
+QUEUES = ("run_a", "run_b", "run_c")
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Adds, starts, ends, cancels and kills at random, beside a model of plain lists."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scheduler = Scheduler()
+        self.numbers = itertools.count()
+        self.waiting: dict[tuple[str, bool], list[Ticket]] = {}
+        self.running: list[Ticket] = []
+
+    def lane(self, ticket: Ticket) -> list[Ticket]:
+        return self.waiting.setdefault((ticket.queue, ticket.ordered), [])
+
+    @property
+    def all_waiting(self) -> list[Ticket]:
+        return list(itertools.chain.from_iterable(self.waiting.values()))
+
+    @rule(
+        queue=st.sampled_from(QUEUES),
+        ordered=st.booleans(),
+        num_tokens=st.sampled_from([1, 100, QUANTUM_TOKENS, 5 * QUANTUM_TOKENS + 1]),
+        num_rows=st.sampled_from(
+            [1, MAX_RUNNING_ROWS // 2, MAX_RUNNING_ROWS, MAX_RUNNING_ROWS + 1]
+        ),
+    )
+    def add(self, queue: str, ordered: bool, num_tokens: int, num_rows: int) -> None:
+        name = f"job_{next(self.numbers)}"
+        ticket = Ticket(name, queue, ordered, num_tokens, 1 if ordered else num_rows)
+        self.scheduler.add(ticket)
+        self.lane(ticket).append(ticket)
+
+    @rule()
+    def start(self) -> None:
+        suspect_runs = any(ticket.suspect for ticket in self.running)
+        suspect_waits = any(ticket.suspect for ticket in self.all_waiting)
+        ticket = self.scheduler.next()
+        if ticket is None:
+            assert suspect_runs or (suspect_waits and self.running) or not self.could_start()
+            return
+        assert not suspect_runs, "nothing starts beside a suspect"
+        assert not suspect_waits or (ticket.suspect and not self.running), (
+            "suspects go first, alone"
+        )
+        lane = self.lane(ticket)
+        assert ticket in lane
+        if ticket.ordered:
+            assert lane[0] == ticket, "a run's operations keep their order"
+        elif not ticket.suspect:
+            assert lane[0] == ticket
+        lane.remove(ticket)
+        self.running.append(ticket)
+
+    def could_start(self) -> bool:
+        """Whether the documented bounds leave room for the head of some lane."""
+        busy = [ticket.queue for ticket in self.running if ticket.ordered]
+        ordered = {
+            queue for (queue, is_ordered), lane in self.waiting.items() if is_ordered and lane
+        }
+        if len(busy) < MAX_RUNNING_ORDERED and ordered - set(busy):
+            return True
+        free = [
+            lane[0] for (_, is_ordered), lane in self.waiting.items() if not is_ordered and lane
+        ]
+        rows = sum(ticket.num_rows for ticket in self.running if not ticket.ordered)
+        return bool(free) and (
+            rows == 0 or all(rows + head.num_rows <= MAX_RUNNING_ROWS for head in free)
+        )
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        ticket = data.draw(st.sampled_from(self.running))
+        self.scheduler.finish(ticket.job_id)
+        self.running.remove(ticket)
+
+    @precondition(lambda self: self.all_waiting)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        ticket = data.draw(st.sampled_from(self.all_waiting))
+        assert self.scheduler.remove(ticket.job_id)
+        assert not self.scheduler.remove(ticket.job_id)
+        self.lane(ticket).remove(ticket)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def worker_dies(self, data: st.DataObject) -> None:
+        """All running jobs come back, in whatever order their tasks notice; some were handed over."""
+        for ticket in data.draw(st.permutations(self.running)):
+            back = replace(ticket, suspect=ticket.suspect or data.draw(st.booleans()))
+            self.scheduler.put_back(back)
+            self.lane(back).insert(0, back)
+        self.running.clear()
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        assert self.scheduler.num_waiting == len(self.all_waiting)
+        assert self.scheduler.num_running == len(self.running)
+        for queue in QUEUES:
+            expected = sum(ticket.queue == queue for ticket in (*self.all_waiting, *self.running))
+            assert self.scheduler.num_in_queue(queue) == expected
+
+    @invariant()
+    def bounds_hold(self) -> None:
+        ordered = [ticket.queue for ticket in self.running if ticket.ordered]
+        assert len(ordered) == len(set(ordered)), "one operation of a run at a time"
+        assert len(ordered) <= MAX_RUNNING_ORDERED
+        rows = [ticket.num_rows for ticket in self.running if not ticket.ordered]
+        assert sum(rows) <= MAX_RUNNING_ROWS or len(rows) == 1
+        if any(ticket.suspect for ticket in self.running):
+            assert len(self.running) == 1
+
+    @invariant()
+    def positions_are_right(self) -> None:
+        for lane in self.waiting.values():
+            for ahead, ticket in enumerate(lane):
+                position = self.scheduler.position(ticket.job_id)
+                assert position is not None
+                assert position[0] == ahead
+                assert position[1]
+        for ticket in self.running:
+            assert self.scheduler.position(ticket.job_id) is None
+
+    def teardown(self) -> None:
+        """Whatever happened, everything that waits can still be run to its end."""
+        for _ in range(2 * len(self.all_waiting) + 2 * len(self.running) + 1):
+            self.start()
+            if self.running:
+                ticket = self.running.pop()
+                self.scheduler.finish(ticket.job_id)
+        assert self.scheduler.num_waiting == self.scheduler.num_running == 0
+
+
+SchedulerMachine.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None
+)
+TestScheduler = SchedulerMachine.TestCase
+
+
+def drain(scheduler: Scheduler, *, slots: int = MAX_RUNNING_ORDERED) -> list[Ticket]:
+    """Run everything: start while there is room, end the oldest; returns the order of starts."""
+    started: list[Ticket] = []
+    running: list[Ticket] = []
+    while True:
+        while len(running) < slots and (ticket := scheduler.next()) is not None:
+            started.append(ticket)
+            running.append(ticket)
+        if not running:
+            return started
+        scheduler.finish(running.pop(0).job_id)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    flood_tokens=st.lists(st.integers(1, 3 * QUANTUM_TOKENS), min_size=3, max_size=5),
+    victim_tokens=st.integers(1, 4 * QUANTUM_TOKENS),
+    num_served_before=st.integers(0, 6),
+    slots=st.integers(1, MAX_RUNNING_ORDERED),
+)
+def test_a_flood_delays_a_newcomer_by_a_bounded_number_of_tokens(
+    flood_tokens: list[int], victim_tokens: int, num_served_before: int, slots: int
+) -> None:
+    """While a job of c tokens waits, another run is served at most once a round, of which there are
+    ceil(c / quantum) + 1, with a quantum and what it had saved (less than its own next job)."""
+    scheduler = Scheduler()
+    num_rounds = -(-victim_tokens // QUANTUM_TOKENS) + 1
+    for index, num_tokens in enumerate(flood_tokens):
+        num_jobs = num_served_before + 2 + (num_rounds + 1) * (QUANTUM_TOKENS // num_tokens + 2)
+        for number in range(min(num_jobs, 400)):
+            scheduler.add(Ticket(f"{index}:{number}", f"flood_{index}", True, num_tokens))
+    for _ in range(num_served_before):
+        ticket = scheduler.next()
+        assert ticket is not None
+        scheduler.finish(ticket.job_id)
+    scheduler.add(Ticket("victim", "victim", True, victim_tokens))
+    started = drain(scheduler, slots=slots)
+    before = started[: [ticket.job_id for ticket in started].index("victim")]
+    for index, num_tokens in enumerate(flood_tokens):
+        served = sum(ticket.num_tokens for ticket in before if ticket.queue == f"flood_{index}")
+        assert served <= num_rounds * QUANTUM_TOKENS + 2 * num_tokens
+
+
+@pytest.mark.parametrize(("long_tokens", "short_tokens"), [(8000, 100), (2048, 1), (500, 499)])
+def test_backlogged_runs_get_equal_shares_of_tokens(long_tokens: int, short_tokens: int) -> None:
+    scheduler = Scheduler()
+    sizes = {"long_1": long_tokens, "long_2": long_tokens, "short": short_tokens}
+    num_tokens_each = 8 * (QUANTUM_TOKENS + long_tokens)
+    for queue, num_tokens in sizes.items():
+        for number in range(num_tokens_each // num_tokens):
+            scheduler.add(Ticket(f"{queue}:{number}", queue, True, num_tokens))
+    shares = dict.fromkeys(sizes, 0)
+    while sum(shares.values()) < 1.5 * num_tokens_each:
+        ticket = scheduler.next()
+        assert ticket is not None
+        shares[ticket.queue] += ticket.num_tokens
+        scheduler.finish(ticket.job_id)
+    assert max(shares.values()) - min(shares.values()) <= QUANTUM_TOKENS + long_tokens
+
+
+def test_an_idle_run_saves_nothing_up() -> None:
+    """After many small jobs alone it may not spend the turns it did not need at once."""
+    scheduler = Scheduler()
+    for _ in range(50):
+        scheduler.add(Ticket("alone", "run_a", True, 1))
+        assert scheduler.next() is not None
+        scheduler.finish("alone")
+    for number in range(10):
+        for queue in ("run_a", "run_b"):
+            scheduler.add(Ticket(f"{queue}{number}", queue, True, QUANTUM_TOKENS))
+    queues = [ticket.queue for ticket in drain(scheduler, slots=1)]
+    assert all({*queues[index : index + 2]} == {"run_a", "run_b"} for index in range(0, 20, 2))
+
+
+def test_a_long_queue_is_worked_off_in_linear_time() -> None:
+    scheduler = Scheduler()
+    for number in range(20_000):
+        scheduler.add(Ticket(f"job_{number}", f"run_{number % 2}", True))
+    started_s = time.process_time()
+    assert len(drain(scheduler)) == 20_000
+    assert time.process_time() - started_s < 2.0
+
+
+def test_a_step_of_a_short_run_overtakes_the_queue_of_a_long_one() -> None:
+    scheduler = Scheduler()
+    for number in range(100):
+        scheduler.add(Ticket(f"long_{number}", "run_a", True, QUANTUM_TOKENS))
+    scheduler.add(Ticket("step", "run_b", True, 1))
+    assert "step" in [ticket.job_id for ticket in drain(scheduler)[:3]]
+
+
+def test_a_wide_sample_is_not_starved_by_narrow_ones() -> None:
+    scheduler = Scheduler()
+    scheduler.add(Ticket("first", "a", ordered=False, num_rows=10))
+    scheduler.add(Ticket("wide", "b", ordered=False, num_rows=MAX_RUNNING_ROWS))
+    for number in range(20):
+        scheduler.add(Ticket(f"narrow_{number}", "a", ordered=False))
+    order = [ticket.job_id for ticket in drain(scheduler, slots=1000)]
+    assert order.index("wide") <= 2
+    assert len(order) == 22
+
+
+def test_samples_of_different_weights_take_turns() -> None:
+    scheduler = Scheduler()
+    for number in range(3):
+        for queue in ("a", "b"):
+            scheduler.add(Ticket(f"{queue}{number}", queue, ordered=False))
+    started = []
+    while (ticket := scheduler.next()) is not None:
+        started.append(ticket.job_id)
+    assert started == ["a0", "b0", "a1", "b1", "a2", "b2"]
+
+
+def test_every_wait_has_a_reason_in_words() -> None:
+    scheduler = Scheduler()
+    scheduler.add(Ticket("first", "run_a", True))
+    scheduler.add(Ticket("second", "run_a", True))
+    scheduler.add(Ticket("third", "run_a", True))
+    scheduler.add(Ticket("full", "base", False, num_rows=MAX_RUNNING_ROWS))
+    scheduler.add(Ticket("more", "base", False))
+    while scheduler.next() is not None:
+        pass
+    assert scheduler.position("second") == (0, "the operation before it of run_a is running")
+    assert scheduler.position("third") == (1, "1 earlier job of run_a must finish first")
+    position = scheduler.position("more")
+    assert position is not None
+    assert "256 sequences" in position[1]
+    scheduler.add(Ticket("poison", "run_b", True, suspect=True))
+    position = scheduler.position("more")
+    assert position is not None
+    assert "alone" in position[1]
+    assert scheduler.position("unknown") is None

@@ -112,8 +112,9 @@ class Supervisor:
             raise WorkerDied(f"worker {epoch} is gone")
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         future.add_done_callback(lambda _: self._pending.pop(key, None))
+        if not self._pending:
+            self._last_sign_s = time.monotonic()  # it owed nothing, so it was free to be silent
         self._pending[key] = future
-        self._last_sign_s = time.monotonic()
         await self._executor.send(command)
         return future
 
@@ -131,12 +132,19 @@ class Supervisor:
             started_s = time.monotonic()
             try:
                 await self._one_life()
-            except WorkerDied as death:
-                if self._stopping:
-                    return
-                self.num_deaths += 1
-                log.warning("Engine worker %d ended (%s); starting another.", self.epoch, death)
-                self._end_of_life(death)
+            except WorkerDied as error:
+                death = error
+            except Exception as error:
+                # A process that could not be made, or a word that could not be understood.
+                log.exception("Engine worker %d is given up.", self.epoch)
+                death = WorkerDied(f"{type(error).__name__}: {error}")
+                if self._executor is not None:
+                    await self._executor.kill()
+            if self._stopping:
+                return
+            self.num_deaths += 1
+            log.warning("Engine worker %d ended (%s); starting another.", self.epoch, death)
+            self._end_of_life(death)
             # One that lived is replaced at once; one that cannot start is not hammered.
             lived = time.monotonic() - started_s > MAX_RESTART_DELAY_S
             delay_s = 0.0 if lived else min(MAX_RESTART_DELAY_S, delay_s * 2 + 0.1)

@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import uvicorn
@@ -76,13 +77,19 @@ def serve(
     if exit_with_parent:
         threading.Thread(target=_watch_stdin, args=(server,), daemon=True).start()
     try:
-        asyncio.run(_run(server, service, listener))
+        asyncio.run(_run(server, service, listener, config.workers))
     finally:
         listener.close()
     return 0
 
 
-async def _run(server: _Server, service: Service, listener: socket.socket) -> None:
+async def _run(
+    server: _Server, service: Service, listener: socket.socket, num_threads: int
+) -> None:
+    # Tokenizing, checksums and files: what would otherwise hold up the answers to others.
+    asyncio.get_running_loop().set_default_executor(
+        ThreadPoolExecutor(num_threads, thread_name_prefix="eztinker-prepare")
+    )
     await service.start()
     try:
         await server.serve(sockets=[listener])

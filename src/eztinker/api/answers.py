@@ -19,6 +19,7 @@ from starlette.responses import Response
 from eztinker.api.errors import error_fields
 from eztinker.rendering.stops import cut_at_stop
 from eztinker.rendering.tokenizer import Tokenizer
+from eztinker.types.messages import ErrorInfo
 from eztinker.types.operations import (
     CheckpointLoaded,
     CheckpointSaved,
@@ -106,8 +107,12 @@ def job_summary(job: JobRecord) -> dict[str, Any]:
         "finished_at": iso_time(job.finished_at_s),
         "queue_position": job.queue_position,
         "wait_reason": job.wait_reason,
-        "error": None if job.error is None else error_fields(job.error),
+        "error": None if job.error is None else _job_error_fields(job.error),
     }
+
+
+def _job_error_fields(error: ErrorInfo) -> dict[str, Any]:
+    return {**error_fields(error), "category": error.category}
 
 
 # Results ------------------------------------------------------------------------------------------

@@ -181,15 +181,16 @@ def _integers(values: list[int], field: str) -> np.ndarray:
 
 
 def _tokens(values: list[int], field: str, base: BaseModelRecord) -> np.ndarray:
+    # First the length: making an array of millions of numbers would hold everyone else up.
+    bounds.check_length(len(values), field=field, base=base)
     tokens = _integers(values, field)
     bounds.check_tokens(tokens, field=field, base=base)
-    bounds.check_length(len(tokens), field=field, base=base)
     return tokens
 
 
 def _labels(values: list[int], length: int, field: str, base: BaseModelRecord) -> np.ndarray:
-    labels = _integers(values, field)
     _check_aligned(len(values), length, field)
+    labels = _integers(values, field)
     bounds.check_tokens(np.where(labels == IGNORED_LABEL, 0, labels), field=field, base=base)
     return labels
 
@@ -255,8 +256,8 @@ def _check_same_sequence(batch: wire.EvaluationBatch, where: str, whole: np.ndar
             field=f"{where}.input_ids",
         )
     if batch.target_ids is not None:
+        _check_aligned(len(batch.target_ids), len(whole), f"{where}.target_ids")
         labels = _integers(batch.target_ids, f"{where}.target_ids")
-        _check_aligned(len(labels), len(whole), f"{where}.target_ids")
         _check_labels_repeat(labels, whole, where)
 
 

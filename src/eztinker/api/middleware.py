@@ -10,6 +10,7 @@ import re
 import secrets
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from eztinker.api.errors import error_response
@@ -38,6 +39,8 @@ class RequestFrame:
             scope["method"] = "GET"
         try:
             await self._app(scope, receive, answer)
+        except ClientDisconnect:
+            return  # nobody is left to answer; the caller's affair, so not worth a line in the log
         except Exception:
             if answer.started:
                 raise

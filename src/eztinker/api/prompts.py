@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from typing import Any
 
 import numpy as np
 
@@ -49,9 +48,10 @@ def sample(
         InvalidRequestError: no prompt, two prompts, or one that is empty, unknown or too long.
         UnsupportedError: messages for a model without a chat template.
     """
-    field, tokens, text = _prompt(body, tokenizer)
+    field, ids, text = _prompt(body, tokenizer)
+    bounds.check_length(len(ids), field=field, base=base, new_tokens=body.max_new_tokens)
+    tokens = _as_array(ids, field)
     bounds.check_tokens(tokens, field=field, base=base)
-    bounds.check_length(len(tokens), field=field, base=base, new_tokens=body.max_new_tokens)
     stop, stop_token_ids = _stops(body.stop)
     top_k = body.top_k if 0 < body.top_k < base.vocab_size else -1
     params = SamplingParams(
@@ -72,7 +72,7 @@ def sample(
     )
 
 
-def _prompt(body: wire.SampleRequest, tokenizer: Tokenizer) -> tuple[str, np.ndarray, str | None]:
+def _prompt(body: wire.SampleRequest, tokenizer: Tokenizer) -> tuple[str, list[int], str | None]:
     """Field name, token ids and, unless the caller sent ids, the text that they are."""
     if (body.prompt is None) == (body.messages is None):
         raise InvalidRequestError(
@@ -83,13 +83,12 @@ def _prompt(body: wire.SampleRequest, tokenizer: Tokenizer) -> tuple[str, np.nda
     prompt = body.prompt if body.messages is None else body.messages
     field = "prompt" if body.messages is None else "messages"
     if isinstance(prompt, str):
-        text, ids = prompt, _encode(tokenizer, prompt, special=True)
-    elif prompt and isinstance(prompt[0], wire.ChatMessage):
-        text = tokenizer.render_chat(_as_dicts(prompt))
-        ids = _encode(tokenizer, text, special=False)
-    else:
-        text, ids = None, prompt
-    return field, _checked_ids(ids, field), text
+        return field, _encode(tokenizer, prompt, special=True), prompt
+    messages = [entry for entry in prompt or () if isinstance(entry, wire.ChatMessage)]
+    if messages:
+        text = tokenizer.render_chat([m.model_dump(exclude_unset=True) for m in messages])
+        return field, _encode(tokenizer, text, special=False), text
+    return field, [entry for entry in prompt or () if isinstance(entry, int)], None
 
 
 def _encode(tokenizer: Tokenizer, text: str, *, special: bool) -> list[int]:
@@ -101,11 +100,7 @@ def _encode(tokenizer: Tokenizer, text: str, *, special: bool) -> list[int]:
     return ids
 
 
-def _as_dicts(messages: Any) -> list[dict[str, Any]]:
-    return [message.model_dump(exclude_unset=True) for message in messages]
-
-
-def _checked_ids(ids: Any, field: str) -> np.ndarray:
+def _as_array(ids: list[int], field: str) -> np.ndarray:
     try:
         return np.array(ids, dtype=np.int64)
     except OverflowError:

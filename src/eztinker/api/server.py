@@ -77,14 +77,9 @@ def create_app(service: Service) -> FastAPI:
 
 
 def _describe_once(app: FastAPI) -> None:
-    document: dict = {}
-
-    def openapi() -> dict:
-        if not document:
-            document.update(describe(app))
-        return document
-
-    app.openapi = openapi
+    """Make the document now: requests with a query are checked against it."""
+    document = describe(app)
+    app.openapi = lambda: document
 
 
 def _handle_errors(app: FastAPI) -> None:

@@ -26,6 +26,12 @@ class ErrorDetail(Answer):
     details: dict[str, Any] | None = None
 
 
+class JobErrorDetail(ErrorDetail):
+    """Why a job failed."""
+
+    category: str = Field(description="user, capacity or server: who can mend it.")
+
+
 class ErrorAnswer(Answer):
     """Every answer with a status of 400 or more."""
 
@@ -89,7 +95,7 @@ class PassAnswer(Answer):
     batches: int = Field(description="Number of data.")
     num_tokens: int = Field(description="Labels that count.")
     logprobs: list[list[Any]] = Field(
-        description="Per datum one per label, aligned with input_ids; null at position 0, without meaning where the label is -100."
+        description="Per datum one per label, aligned with input_ids; null at position 0; 0 where it was not computed, at labels that do not count."
     )
     metrics: dict[str, float | None]
 
@@ -179,7 +185,7 @@ class JobSubmittedAnswer(Answer):
     job_id: str
     status: JobStatusField
     result: ResultField | None = None
-    error: ErrorDetail | None = None
+    error: JobErrorDetail | None = None
 
 
 class JobSummary(Answer):
@@ -194,7 +200,7 @@ class JobSummary(Answer):
     finished_at: str | None
     queue_position: int | None = Field(description="Jobs ahead of it; null unless queued.")
     wait_reason: str | None = Field(description="Why it is not running yet; null unless queued.")
-    error: ErrorDetail | None
+    error: JobErrorDetail | None
 
 
 class JobAnswer(JobSummary):

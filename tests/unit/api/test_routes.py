@@ -357,7 +357,12 @@ async def test_a_failed_job_carries_its_error(
     job = (await client.get(f"/v1/jobs/{job_id}")).json()
     answers.JobAnswer.model_validate(job)
     assert job["status"] == "failed"
-    assert job["error"]["code"] == "not_finite"
+    assert job["error"] == {
+        "code": "not_finite",
+        "message": "the gradient is not finite",
+        "category": "user",
+        "details": {"norm": "nan"},
+    }
     assert job["result"] is None
 
 

@@ -92,6 +92,35 @@ async def test_an_unexpected_failure_tells_nothing_of_the_inside(
     assert body["request_id"] in caplog.records[-1].getMessage()
 
 
+@pytest.mark.parametrize(
+    "received", [[], [{"type": "http.request", "body": b"{", "more_body": True}]]
+)
+async def test_a_caller_who_left_is_no_failure(
+    received: list[Any], app: FastAPI, service: FakeService, caplog: Any
+) -> None:
+    app.state.service = service
+    messages = iter([*received, {"type": "http.disconnect"}])
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"100")]
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/sample",
+        "headers": headers,
+        "query_string": b"",
+    }
+    await app(scope, receive, send)
+    assert sent == []
+    assert caplog.records == []
+
+
 async def test_a_full_queue_says_when_to_come_back(
     client: httpx.AsyncClient, service: FakeService, run_id: str, monkeypatch: Any
 ) -> None:

@@ -41,12 +41,13 @@ class _Account:
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """A snapshot that the worker has been asked for."""
+    """A snapshot that the worker has been asked for; it settles a debt of ``compute_s``."""
 
     run_id: str
     seq: int
     folder: Path
     answer: asyncio.Future[Answer]
+    compute_s: float
 
 
 class Snapshots:
@@ -113,15 +114,17 @@ class Snapshots:
 
     async def _start(self, run_id: str, seq: int, *, epoch: int, background: bool) -> _Pending:
         account = self._accounts.setdefault(run_id, _Account())
-        account.compute_s, account.last_at_s = 0.0, time.monotonic()
+        account.last_at_s = time.monotonic()
         folder = await asyncio.to_thread(blobs.new_folder, self.folder / run_id)
         key = f"snapshot:{run_id}:{seq}"
         command = WriteState(key, run_id, str(folder), with_optimizer=True, background=background)
         answer = await self._supervisor.post(key, command, epoch=epoch)
-        return _Pending(run_id, seq, folder, answer)
+        compute_s, account.compute_s = account.compute_s, 0.0
+        return _Pending(run_id, seq, folder, answer, compute_s)
 
     async def _complete(self, pending: _Pending) -> SnapshotRecord:
         target = self.folder.absolute() / pending.run_id / str(pending.seq)
+        account = self._accounts.setdefault(pending.run_id, _Account())
         try:
             written = await pending.answer
             assert isinstance(written, StateWritten)
@@ -130,10 +133,11 @@ class Snapshots:
                 blobs.publish, pending.folder, target, files=written.files, facts=facts
             )
         except BaseException:
+            account.compute_s += pending.compute_s
             await asyncio.to_thread(blobs.discard, pending.folder)
             raise
-        account = self._accounts.setdefault(pending.run_id, _Account())
-        account.write_s = time.monotonic() - account.last_at_s
+        finally:
+            account.write_s = time.monotonic() - account.last_at_s
         return SnapshotRecord(
             run_id=pending.run_id,
             seq=pending.seq,
@@ -145,12 +149,19 @@ class Snapshots:
 
     async def _complete_quietly(self, pending: _Pending) -> None:
         try:
-            snapshot = await self._complete(pending)
-            dropped = await self._database.write(
-                lambda connection: insert_snapshot(connection, snapshot, keep=KEPT)
-            )
-            await self.drop(dropped)
+            await self._keep(await self._complete(pending))
         except WorkerDied:
             pass  # recovery replays from the one before
         except EZTinkerError as error:
             log.warning("Snapshot of %s was not taken: %s", pending.run_id, error.message)
+
+    async def _keep(self, snapshot: SnapshotRecord) -> None:
+        """Record a published snapshot; one that cannot be recorded is nobody's and goes."""
+        try:
+            dropped = await self._database.write(
+                lambda connection: insert_snapshot(connection, snapshot, keep=KEPT)
+            )
+        except EZTinkerError:
+            await self.drop([snapshot.folder])
+            raise
+        await self.drop(dropped)

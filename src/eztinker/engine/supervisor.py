@@ -130,16 +130,7 @@ class Supervisor:
         while not self._stopping:
             await asyncio.sleep(delay_s)
             started_s = time.monotonic()
-            try:
-                await self._one_life()
-            except WorkerDied as error:
-                death = error
-            except Exception as error:
-                # A process that could not be made, or a word that could not be understood.
-                log.exception("Engine worker %d is given up.", self.epoch)
-                death = WorkerDied(f"{type(error).__name__}: {error}")
-                if self._executor is not None:
-                    await self._executor.kill()
+            death = await self._one_life()
             if self._stopping:
                 return
             self.num_deaths += 1
@@ -149,12 +140,22 @@ class Supervisor:
             lived = time.monotonic() - started_s > MAX_RESTART_DELAY_S
             delay_s = 0.0 if lived else min(MAX_RESTART_DELAY_S, delay_s * 2 + 0.1)
 
-    async def _one_life(self) -> None:
+    async def _one_life(self) -> WorkerDied:
+        """Start a worker and listen to it; return how it ended."""
         self.epoch += 1
-        self._executor = self._make_executor()
-        await self._executor.start(replace(self._settings, epoch=self.epoch))
-        while True:
-            self._on_event(await self._executor.receive())
+        try:
+            self._executor = self._make_executor()
+            await self._executor.start(replace(self._settings, epoch=self.epoch))
+            while True:
+                self._on_event(await self._executor.receive())
+        except WorkerDied as death:
+            return death
+        except Exception as error:
+            # A process that could not be made, or a word that could not be understood.
+            log.exception("Engine worker %d is given up.", self.epoch)
+            if self._executor is not None:
+                await self._executor.kill()
+            return WorkerDied(f"{type(error).__name__}: {error}")
 
     def _end_of_life(self, death: WorkerDied) -> None:
         self.ready.clear()

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import orjson
 
 from eztinker.errors import (
+    AlreadyExistsError,
     AuthError,
     BusyError,
     CapacityError,
@@ -114,9 +115,15 @@ def error_of(answer: Answer) -> EZTinkerError:
     category = "user" if answer.status < 500 else "server"
     error = error_from_code(code, message, category=category, **extra)
     if type(error) in (UserError, ServerError):
-        cls = _CLASS_OF_STATUS.get(answer.status, type(error))
+        cls = _class_of_code(code) or _CLASS_OF_STATUS.get(answer.status, type(error))
         return cls(message, code=code or None, **extra)
     return error
+
+
+def _class_of_code(code: str) -> type[EZTinkerError] | None:
+    """Class of a finer code that says itself what it is, such as ``run_exists``."""
+    endings = {"_exists": AlreadyExistsError, "_not_found": NotFoundError}
+    return next((cls for ending, cls in endings.items() if code.endswith(ending)), None)
 
 
 def _error_body(answer: Answer) -> Json:
@@ -170,9 +177,10 @@ def cause_of(job: Json) -> EZTinkerError:
     message = said.get("message") or f"The job ended as {job['status']}."
     extra = {"field": said.get("field"), "details": said.get("details")}
     error = error_from_code(code, message, **extra)
-    # A job's error does not say whose fault it is; of a finer code the root of the tree says no more.
-    is_known = error.code == type(error).code
-    return error if is_known else EZTinkerError(message, code=code, **extra)
+    if error.code == type(error).code:
+        return error
+    # A job's error does not say whose fault it is; nor does the root of the tree.
+    return (_class_of_code(code) or EZTinkerError)(message, code=code, **extra)
 
 
 def job_error(job: Json) -> JobFailedError:

@@ -40,6 +40,11 @@ def test_a_finer_code_is_kept_on_the_class_of_its_status(status, cls):
     assert error.code == "some_finer_code"
 
 
+def test_a_finer_code_may_say_itself_what_it_is():
+    taken = rebuilt(fake_service.error(409, "run_exists", "m"))
+    assert (type(taken), taken.code) == (errors.AlreadyExistsError, "run_exists")
+
+
 def test_an_answer_that_is_not_ours_still_makes_an_error():
     error = rebuilt(httpx.Response(404, text="<html>nginx</html>"))
     assert type(error) is errors.NotFoundError
@@ -56,6 +61,7 @@ def test_success_that_is_not_json_names_the_suspicion():
     [
         ({"code": "out_of_memory", "message": "too big"}, errors.OutOfMemoryError),
         ({"code": "no_gradient", "message": "nothing"}, errors.EZTinkerError),
+        ({"code": "checkpoint_not_found", "message": "gone"}, errors.NotFoundError),
     ],
 )
 def test_failed_job_names_its_cause(job_error, cls):

@@ -1,0 +1,134 @@
+"""The command lines of the documentation, against a real server."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from tests.commands.conftest import PROGRAM, Shell, environment
+
+
+def test_a_session_as_documented(shell: Shell):
+    assert shell("eztinker health").stdout.startswith("ok: EZTinker ")
+    created = shell("eztinker create")
+    run_id = created.stdout.strip()
+    assert re.fullmatch(r"run_[0-9a-f]{8}", run_id), created.stderr
+    listed = shell("eztinker list-runs").stdout
+    assert re.search(rf"│ {run_id}\s+│ Qwen/Qwen2-0.5B-Instruct │", listed)
+    sampled = shell('eztinker sample "What is 2+2?" --max-tokens 30 --temperature 0.7')
+    assert re.fullmatch(r"Job submitted: job_[0-9a-f]{8}\n", sampled.stderr)
+    assert sampled.stdout.startswith("What is 2+2?")
+    saved = shell(f"eztinker save {run_id} checkpoint_final")
+    assert saved.stdout.strip().endswith(f"checkpoints/{run_id}/checkpoint_final")
+    assert "checkpoint_final" in shell("eztinker checkpoints").stdout
+    assert "checkpoint_final" in shell(f"eztinker checkpoints --run-id {run_id}").stdout
+    tuned = shell(
+        f"eztinker sample x --run-id {run_id} --checkpoint checkpoint_final --max-tokens 3"
+    )
+    assert tuned.stdout.startswith("x")
+    assert "Qwen/Qwen2-0.5B-Instruct" in shell("eztinker status").stdout
+    assert shell(f"eztinker delete {run_id}").returncode == 0
+    assert shell(f"eztinker delete {run_id}").returncode == 4
+
+
+def test_a_run_of_ones_own_name(shell: Shell):
+    line = "eztinker create --model Qwen/Qwen2-0.5B-Instruct --run-id custom123"
+    assert shell(line).stdout == "custom123\n"
+    again = shell(line)
+    assert (again.returncode, again.stdout) == (2, "")
+    assert again.stderr.startswith("Error: ")
+    assert len(again.stderr.splitlines()) == 1
+    assert shell("eztinker create --model no/such-model").returncode == 4
+
+
+def test_every_read_command_prints_one_json_document(shell: Shell):
+    job = json.loads(shell("eztinker sample x --max-tokens 2 --num-samples 2 --json").stdout)
+    assert len(job["sequences"]) == 2
+    for line in (
+        "version",
+        "health",
+        "status",
+        "list-runs",
+        "checkpoints",
+        "jobs list",
+        f"jobs show {job['job_id']}",
+        "config show",
+        "doctor",
+    ):
+        done = shell(f"eztinker {line} --json")
+        assert done.returncode == 0, done.stderr
+        assert isinstance(json.loads(done.stdout), dict)
+
+
+def test_the_seed_decides(shell: Shell):
+    line = "eztinker sample hello --max-tokens 20 --seed {}"
+    first, second, other = (shell(line.format(seed)).stdout for seed in (7, 7, 8))
+    assert first == second != other
+
+
+def test_jobs_as_documented(shell: Shell):
+    submitted = shell("eztinker sample x --max-tokens 2").stderr.split()[-1]
+    assert submitted in shell("eztinker jobs list --limit 5").stdout
+    assert "completed" in shell(f"eztinker jobs show {submitted}").stdout
+    assert "completed" in shell(f"eztinker jobs cancel {submitted}").stderr
+    assert shell("eztinker jobs show job_00000000").returncode == 4
+
+
+def test_chat_with_the_built_in_model(shell: Shell):
+    line = "eztinker chat --model nano --max-tokens 8 --temperature 0"
+    done = shell(line, stdin="What is 3 + 4?\n/exit\n")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_a_reader_that_leaves_early_is_no_mistake(shell: Shell):
+    # ${PIPESTATUS} is bash's: the code of the first command, whose reader has gone.
+    line = "eztinker list-runs --json | true; echo ${PIPESTATUS[0]}"
+    done = subprocess.run(
+        ["bash", "-c", line], env=environment("http://127.0.0.1:9"), capture_output=True, text=True
+    )
+    assert "Traceback" not in done.stderr
+    done = shell("eztinker doctor --json | head -c 1")
+    assert (done.stdout, done.stderr) == ("{", "")
+
+
+def test_without_a_server_the_exit_code_is_three(shell: Shell):
+    done = shell("eztinker list-runs --base-url http://127.0.0.1:9")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "eztinker server" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_it_speaks_chinese_when_asked(shell: Shell):
+    assert "启动服务" in shell("eztinker --help", EZTINKER_LANG="zh").stdout
+    assert "任务已提交" in shell("eztinker sample x --max-tokens 1", LC_ALL="zh_CN.UTF-8").stderr
+
+
+def test_module_and_script_are_the_same_program(shell: Shell):
+    assert shell(f"{sys.executable} -m eztinker version").stdout == shell("eztinker version").stdout
+
+
+def cpu_seconds(command: list[str]) -> float:
+    """CPU time of the command: what its imports cost, whatever else this machine does."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, capture_output=True, env=environment())
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@pytest.mark.parametrize(
+    ("command", "bound_s"),
+    [
+        ([PROGRAM, "--help"], 0.3),
+        ([PROGRAM, "sample", "--help"], 0.3),
+        ([sys.executable, "-c", "import eztinker"], 0.1),
+    ],
+)
+def test_starting_is_quick(command: list[str], bound_s: float):
+    cpu_seconds(command)  # once for the compiled files
+    assert min(cpu_seconds(command) for _ in range(3)) < bound_s

@@ -1,0 +1,36 @@
+"""What tests of every tier may use: a real server, started once, with a tiny model under documented names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from eztinker.client.embedded import EmbeddedServer
+
+DOCUMENTED_MODEL = "Qwen/Qwen2-0.5B-Instruct"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random Qwen2-shaped base model; writes in the alphabet of bytes."""
+    from tests.model_factory import write_model
+
+    return write_model(tmp_path_factory.mktemp("tiny"), "qwen2")
+
+
+@pytest.fixture(scope="session")
+def running_server(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedServer]:
+    """A server process of its own on a free port; the documented model name leads to the tiny model."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("HF_HUB_OFFLINE", "1")
+        server = EmbeddedServer(
+            [DOCUMENTED_MODEL],
+            state_dir=tmp_path_factory.mktemp("server"),
+            settings={"aliases": {DOCUMENTED_MODEL: str(tiny_model)}, "num_threads": 1},
+        )
+    yield server
+    server.close()

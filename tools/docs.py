@@ -71,11 +71,11 @@ def _parameter_row(param: Any) -> str:
 def api_page() -> str:
     """The reference of all routes, bodies and answers."""
     from eztinker.api.server import create_app
-    from eztinker.config import ServerConfig
+    from eztinker.config import load_config
     from eztinker.launch import build_service
 
     with tempfile.TemporaryDirectory() as folder:
-        service = build_service(ServerConfig(state_dir=Path(folder)))
+        service = build_service(load_config({"state_dir": Path(folder)}, environ={}))
         document = create_app(service).openapi()
     lines = ["# HTTP API", "", GENERATED, "", document["info"]["description"], ""]
     lines += [

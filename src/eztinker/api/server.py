@@ -6,9 +6,7 @@ Routes of further wires get a router of their own here.
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import AsyncIterator
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -44,21 +42,11 @@ _ROUTES = [route for router in ROUTERS for route in router.routes if isinstance(
 
 
 def create_app(service: Service) -> FastAPI:
-    """The HTTP application over a service; its lifespan starts and stops the service."""
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await service.start()
-        try:
-            yield
-        finally:
-            await service.stop()
-
+    """The HTTP application over a service that someone else starts and stops."""
     app = FastAPI(
         title="EZTinker",
         version=version("eztinker"),
         description=DESCRIPTION,
-        lifespan=lifespan,
         openapi_url=None,
         docs_url=None,  # FastAPI's page loads its script from the internet; docs.py has ours
         redoc_url=None,

@@ -180,7 +180,7 @@ class Jobs:
             await self._database.read(
                 lambda connection: checkpoints.refuse_existing(connection, run_id, operation.name)
             )
-        elif isinstance(operation, LoadCheckpoint):
+        elif isinstance(operation, LoadCheckpoint) and not self._is_being_saved(operation):
             await self._database.read(
                 lambda connection: checkpoints.get_checkpoint(
                     connection, operation.source_run_id, operation.name
@@ -193,6 +193,14 @@ class Jobs:
                     connection, weights.run_id or "", weights.checkpoint or ""
                 )
             )
+
+    def _is_being_saved(self, operation: LoadCheckpoint) -> bool:
+        """Whether a save of that name is on its way, so that a pipelined load will find it."""
+        return any(
+            isinstance(active.task.operation, SaveCheckpoint)
+            and active.task.operation.name == operation.name
+            for active in self._engine.active_of_run(operation.source_run_id)
+        )
 
     def _check_room(self, run_id: str | None) -> None:
         limits = self._config.limits

@@ -1,4 +1,4 @@
-"""The application around the routes: ids, methods, unknown paths, failures, documents, lifespan."""
+"""The application around the routes: ids, methods, unknown paths, failures, documents."""
 
 from __future__ import annotations
 
@@ -216,13 +216,6 @@ def test_every_route_is_in_the_document_or_meant_not_to_be(app: FastAPI) -> None
 
 
 # Life ---------------------------------------------------------------------------------------------
-
-
-async def test_the_lifespan_starts_and_stops_the_service(service: FakeService) -> None:
-    app = create_app(service)  # type: ignore[arg-type]
-    async with app.router.lifespan_context(app):
-        assert (service.started, service.stopped) == (1, 0)
-    assert (service.started, service.stopped) == (1, 1)
 
 
 def test_importing_the_api_imports_no_torch() -> None:

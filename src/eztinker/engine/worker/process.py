@@ -31,8 +31,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Engine worker; started by the server.")
     parser.add_argument("--fd", type=int, required=True, help="inherited end of a socket pair")
     connection = socket.socket(fileno=parser.parse_args().fd)
-    # Ctrl-C reaches the whole process group; the server decides what becomes of its worker.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C and service managers signal the whole process group; the server decides what becomes
+    # of its worker, and the worker ends with it in any case.
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
     logging.basicConfig(
         level=logging.WARNING, stream=sys.stderr, format="worker: %(levelname)s %(message)s"
     )

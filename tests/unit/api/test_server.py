@@ -17,7 +17,7 @@ from eztinker import errors
 from eztinker.api import docs
 from eztinker.api.bodies import parse
 from eztinker.api.errors import STATUS_OF_CLASS, error_response, status_of
-from eztinker.api.server import ROUTERS, create_app
+from eztinker.api.server import ROUTERS
 from eztinker.models.answers import ErrorAnswer
 from eztinker.models.api import TrainingRequest
 
@@ -213,9 +213,6 @@ def test_every_route_is_in_the_document_or_meant_not_to_be(app: FastAPI) -> None
         r.path_format for router in ROUTERS for r in router.routes if router is not docs.router
     }
     assert described == paths
-
-
-# Life ---------------------------------------------------------------------------------------------
 
 
 def test_importing_the_api_imports_no_torch() -> None:

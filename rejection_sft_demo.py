@@ -40,6 +40,7 @@ def main() -> None:
         )
 
     with EZTinkerClient(flags.base_url) as client:
+        client.health()  # without a server there is no point in reading data
         train, test = gsm8k_splits(flags)
         config = config_from(flags)
         report = run_rejection_sft(config, client, train, test, TerminalProgress(), create_run)

@@ -48,6 +48,7 @@ def main() -> None:
         )
 
     with EZTinkerClient(flags.base_url) as client:
+        client.health()  # without a server there is no point in reading data
         if flags.dataset_type == "sharegpt":
             train, test = _conversations(flags, client, progress)
             # Replies may hold any text, and none of them is right or wrong.

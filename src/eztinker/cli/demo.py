@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from eztinker.cli.options import AsJson, BaseUrl, Model, Seed
+from eztinker.cli.options import ApiKey, AsJson, BaseUrl, Model, Seed
 from eztinker.cli.output import print_json, print_text
 from eztinker.cli.texts import say
+
+API_KEY_VARIABLE = "EZTINKER_API_KEY"
 
 
 def demo(
@@ -34,11 +37,14 @@ def demo(
         Path | None, typer.Option("--output-dir", help=say("demo output-dir"))
     ] = None,
     base_url: BaseUrl = None,
+    api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Run the demo; what is not given takes the recipe's default."""
     from eztinker.recipes.demo import DemoOptions, run_demo
 
+    if api_key is not None:
+        os.environ[API_KEY_VARIABLE] = api_key  # recipes make clients of their own
     given = {
         "model": model,
         "dataset": dataset,

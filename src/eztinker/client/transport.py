@@ -11,7 +11,6 @@ import os
 import ssl
 import time
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -41,8 +40,12 @@ def resolve_base_url(base_url: str | None) -> str:
         InvalidRequestError: it is not an http or https address.
     """
     url = (base_url or os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL).rstrip("/")
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        parsed = httpx.URL()
+    is_address = parsed.scheme in {"http", "https"} and parsed.host and (parsed.port or 1) < 65536
+    if not is_address or url.split() != [url]:
         raise InvalidRequestError(
             f"base_url: expected an address like {DEFAULT_BASE_URL}, got {url!r}.", field="base_url"
         )
@@ -139,24 +142,23 @@ class AsyncTransport:
 
 def _options(base_url: str, api_key: str | None) -> dict[str, Any]:
     """What the two httpx clients are made with; httpx sets TCP_NODELAY on its sockets itself."""
-    parts = urlsplit(base_url)
+    url = httpx.URL(base_url)
     headers = {"Accept": "application/json"}
     if api_key:
         headers["X-API-Key"] = api_key
-    dialled = base_url
-    if parts.scheme == "http" and parts.hostname == "localhost":
+    if url.scheme == "http" and url.host == "localhost":
         # Resolving "localhost" may give ::1 first, where an EZTinker server does not listen by default.
-        dialled = base_url.replace(parts.netloc, f"127.0.0.1:{parts.port or 80}", 1)
-        headers["Host"] = parts.netloc
+        headers["Host"] = url.netloc.decode("ascii")
+        url = url.copy_with(host="127.0.0.1")
     return {
-        "base_url": dialled,
+        "base_url": url,
         "headers": headers,
         "limits": httpx.Limits(
             max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_IDLE_CONNECTIONS
         ),
         # A proxy of the environment cannot reach this machine's own loopback address.
-        "trust_env": parts.hostname not in _LOOPBACK_HOSTS,
-        "verify": _tls(parts.scheme),
+        "trust_env": url.host not in _LOOPBACK_HOSTS,
+        "verify": _tls(url.scheme),
     }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eztinker import errors
-from eztinker.client import flows
+from eztinker.client import flows, transport
 from eztinker.client.client import EZTinkerClient
 from tests.unit.client import fake_service
 from tests.unit.client.fake_service import FakeService
@@ -217,10 +217,19 @@ def test_localhost_is_dialled_without_an_ipv6_detour(
     assert service.seen[0].headers["Host"] == "localhost:8000"
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "http://"])
+@pytest.mark.parametrize(
+    "url", ["localhost:8000", "ftp://x", "http://", "http://x:99999", "http://a b", "http://\n"]
+)
 def test_an_address_that_is_none_is_refused(url):
     with pytest.raises(errors.InvalidRequestError, match="base_url"):
         EZTinkerClient(url)
+
+
+def test_the_loopback_address_never_goes_through_a_proxy(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy:1")
+    options = transport._options("http://127.0.0.1:8000", None)
+    assert options["trust_env"] is False
+    assert transport._options("http://far.away", None)["trust_env"] is True
 
 
 def test_a_key_that_no_header_can_carry_is_refused():

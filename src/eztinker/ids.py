@@ -50,6 +50,19 @@ def check_name(name: str, *, field: str) -> str:
     )
 
 
+def check_reference(name: str, *, field: str) -> str:
+    """Return ``name`` if it may name something that exists already.
+
+    Like ``check_name``, but ``:`` may occur: the server gives such names to what clients of the Tinker
+    protocol make, and no caller may choose one.
+
+    Raises:
+        InvalidRequestError: with ``field`` in its message, when the name breaks a rule.
+    """
+    check_name(name.replace(":", "-"), field=field)
+    return name
+
+
 def _may_stand_in_name(char: str) -> bool:
     """A letter, mark (vowel signs of many scripts are marks) or number, or one of three signs."""
     return char in "._-" or unicodedata.category(char)[0] in "LMN"

@@ -14,7 +14,7 @@ from fastapi import Depends, Header, Path, Query, Request
 
 from eztinker.api.bodies import parse, read_raw
 from eztinker.api.errors import unknown_parameter
-from eztinker.ids import check_name
+from eztinker.ids import check_reference
 from eztinker.models.api import WireModel
 
 if TYPE_CHECKING:
@@ -56,15 +56,15 @@ def body_of(model: type[M]) -> Callable[[RawBody], Coroutine[Any, Any, M]]:
 
 
 def _run_id(run_id: Annotated[str, Path(description="A run's id.")]) -> str:
-    return check_name(run_id, field="run_id")
+    return check_reference(run_id, field="run_id")
 
 
 def _job_id(job_id: Annotated[str, Path(description="A job's id.")]) -> str:
-    return check_name(job_id, field="job_id")
+    return check_reference(job_id, field="job_id")
 
 
 def _checkpoint_name(name: Annotated[str, Path(description="A checkpoint's name.")]) -> str:
-    return check_name(name, field="name")
+    return check_reference(name, field="name")
 
 
 RunId = Annotated[str, Depends(_run_id)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -20,6 +20,7 @@ from eztinker.engine.planning import plan_pass
 from eztinker.engine.recovery import Residents
 from eztinker.engine.snapshots import KEPT, Snapshots
 from eztinker.engine.supervisor import Answer, Supervisor
+from eztinker.errors import EZTinkerError
 from eztinker.store import blobs, checkpoints, runs
 from eztinker.store.database import Database
 from eztinker.store.jobs import StoredJob
@@ -138,12 +139,46 @@ class Actions:
         done = _done(await self._ask(task, command))
         self._residents.note_run(run_id)
         created = codec.decode(done.result, RunCreated)
+        if operation.source_run_id is not None and operation.source_name is not None:
+            return await self._begin_from(
+                task, operation, created, operation.source_run_id, operation.source_name
+            )
 
         def side_effects(connection: sa.Connection) -> list[str]:
             runs.complete_creation(connection, created)
             return []
 
         return Outcome(done.result, side_effects)
+
+    async def _begin_from(
+        self,
+        task: Task,
+        operation: CreateRun,
+        created: RunCreated,
+        source_run_id: str,
+        source_name: str,
+    ) -> Outcome:
+        """Give a new run a checkpoint's state, and keep that as the run's first snapshot."""
+        run_id = created.run_id
+        try:
+            checkpoint = await self._checkpoint(source_run_id, source_name)
+            command = ReadState(
+                task.job.job_id, run_id, checkpoint.folder, operation.with_optimizer
+            )
+            read = await self._ask(task, command)
+            assert isinstance(read, StateRead)
+            snapshot = await self._snapshots.write(run_id, _seq(task), epoch=task.epoch)
+        except EZTinkerError:
+            await self._residents.evict(run_id)
+            raise
+        created = replace(created, source_run_id=source_run_id, source_name=source_name)
+
+        def side_effects(connection: sa.Connection) -> list[str]:
+            runs.complete_creation(connection, created)
+            runs.set_step(connection, run_id, read.step)
+            return runs.insert_snapshot(connection, snapshot, keep=KEPT)
+
+        return Outcome(codec.encode(created), side_effects)
 
     async def _pass(self, task: Task, operation: TrainingPass) -> Outcome:
         await self._residents.need_run(_run_id(task))
@@ -181,16 +216,19 @@ class Actions:
         target = self._config.checkpoints_path.absolute() / run_id / operation.name
         written, size_bytes = await self._write_checkpoint(task, operation, target)
         saved = CheckpointSaved(run_id, operation.name, str(target), size_bytes, written.step)
+        now_s = time.time()
         record = CheckpointRecord(
             run_id=run_id,
             name=operation.name,
             base_model=run.base_model,
             lora=run.lora,
-            created_at_s=time.time(),
+            created_at_s=now_s,
             size_bytes=size_bytes,
             is_sampler=not operation.with_optimizer,
             step=written.step,
             folder=str(target),
+            expires_at_s=None if operation.ttl_s is None else now_s + operation.ttl_s,
+            user_metadata=operation.user_metadata,
         )
 
         def side_effects(connection: sa.Connection) -> list[str]:

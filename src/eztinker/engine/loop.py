@@ -123,9 +123,16 @@ class EngineLoop:
         self._wake.set()
         return active
 
+    def release(self, run_id: str, next_seq: int) -> None:
+        """A number was used up without a job to run: what waited for it may start."""
+        self._release(run_id, next_seq)
+        self._wake.set()
+
     def _release(self, run_id: str, next_seq: int) -> None:
         """Queue, in order, what waited for a number that has arrived now."""
-        held = self._held[run_id]
+        held = self._held.get(run_id)
+        if held is None:
+            return
         for seq in sorted(seq for seq in held if seq < next_seq):
             self._scheduler.add(held.pop(seq).ticket)
         if not held:

@@ -139,6 +139,12 @@ class Residents:
         epoch = self._epoch
         await self.need_base(run.base_model, run.quantization)
         snapshot = await self._newest_valid_snapshot(run_id)
+        if snapshot is None and run.from_checkpoint:
+            raise StorageError(
+                f"Run {run_id} cannot be restored: it began with a checkpoint, and its copy of that is "
+                "damaged. Load the checkpoint into a new run.",
+                code="run_lost",
+            )
         key = f"open:{run_id}"
         await self._supervisor.request(
             key,

@@ -79,6 +79,10 @@ class RunManager:
         """Queue a job that has just been logged."""
         return self._loop.submit(appended.job, appended.next_seq)
 
+    def release(self, run_id: str, next_seq: int) -> None:
+        """Let jobs start that waited for a number which has been used up without a job."""
+        self._loop.release(run_id, next_seq)
+
     async def cancel(self, job_id: str) -> None:
         """Stop a job if it has not ended."""
         await self._loop.cancel(job_id)

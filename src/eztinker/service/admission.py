@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 from eztinker.config import Limits
 from eztinker.errors import InvalidRequestError, UnsupportedError
-from eztinker.ids import check_name
+from eztinker.ids import check_reference
 from eztinker.service.bounds import check_limit, check_number, check_seed
 from eztinker.service.sampling_admission import check_evaluate, check_sample
 from eztinker.service.training_admission import check_loss, check_pass
@@ -61,10 +61,10 @@ def check(
         case OptimStep():
             check_adam(operation.adam)
         case SaveCheckpoint():
-            check_name(operation.name, field="name")
+            check_reference(operation.name, field="name")
         case LoadCheckpoint():
-            check_name(operation.source_run_id, field="run_id")
-            check_name(operation.name, field="name")
+            check_reference(operation.source_run_id, field="run_id")
+            check_reference(operation.name, field="name")
         case Sample():
             check_sample(operation, base, limits)
         case Evaluate():
@@ -119,7 +119,8 @@ def _check_quantization(quantization: str) -> None:
 def check_adam(adam: AdamParams) -> None:
     """Ranges of one AdamW step."""
     rate, decay, clip = adam.learning_rate, adam.weight_decay, adam.grad_clip_norm
-    check_number(rate, "learning_rate", "a number above 0", rate > 0)
+    # A schedule may begin or end at 0; the native wire asks for more than that by itself.
+    check_number(rate, "learning_rate", "a number of at least 0", rate >= 0)
     check_number(decay, "weight_decay", "a number of at least 0", decay >= 0)
     for index, beta in enumerate((adam.beta1, adam.beta2)):
         check_number(beta, f"betas[{index}]", "a number from 0 to below 1", 0 <= beta < 1)

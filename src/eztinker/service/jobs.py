@@ -22,6 +22,7 @@ from eztinker.store import checkpoints, runs
 from eztinker.store import jobs as job_rows
 from eztinker.store import log as operation_log
 from eztinker.store.database import Database
+from eztinker.types.messages import ErrorInfo
 from eztinker.types.operations import LoadCheckpoint, Operation, Sample, SaveCheckpoint
 from eztinker.types.records import FINAL_STATUSES, JobRecord
 
@@ -74,7 +75,7 @@ class Jobs:
         )
         scope = run_id or ""
         try:
-            await self._admit(operation, run_id)
+            await self._admit(operation, run_id, is_next=seq is None)
         except EZTinkerError:
             # A repeated request may be refused by what its first copy has done (a saved name).
             known = await self._database.read(
@@ -89,6 +90,33 @@ class Jobs:
         if appended.is_new:
             return self._seen(self._engine.submit(appended))
         return await self.get(appended.job.job_id)
+
+    async def submit_refused(
+        self,
+        error: EZTinkerError,
+        *,
+        run_id: str,
+        kind: str,
+        seq: int,
+        request_digest: str,
+    ) -> JobRecord:
+        """Use up a caller's number for a request that was refused, so that later ones can run.
+
+        Returns:
+            A failed job with the error, or the job that an earlier copy of the request made.
+
+        Raises:
+            NotFoundError: there is no such run.
+            ConflictError: the number was used for another request.
+        """
+        info = ErrorInfo(error.code, error.message, error.category, error.field, error.details)
+        refusal = operation_log.Refusal(new_job_id(), run_id, seq, kind, info, request_digest)
+        at_s = time.time()
+        stored, next_seq = await self._database.write(
+            lambda connection: operation_log.append_refused(connection, refusal, at_s=at_s)
+        )
+        self._engine.release(run_id, next_seq)
+        return self._as_seen_now(stored)
 
     async def wait(self, job_id: str, timeout_s: float) -> JobRecord:
         """The job when it has ended, or as it is after ``timeout_s``.
@@ -155,7 +183,15 @@ class Jobs:
 
     # Admission ------------------------------------------------------------------------------------
 
-    async def _admit(self, operation: Operation, run_id: str | None) -> None:
+    async def _admit(
+        self, operation: Operation, run_id: str | None, *, is_next: bool = True
+    ) -> None:
+        """Refuse what cannot succeed.
+
+        Args:
+            is_next: nothing comes between what the database says now and the operation. With a number
+                of the caller's, operations before it may still arrive and save what it names.
+        """
         base_model = await self._base_model_of(operation, run_id)
         base = await self._base_models.resolve(base_model)
         admission.check(
@@ -164,7 +200,8 @@ class Jobs:
             limits=self._config.limits,
             extra_losses=self._engine.loss_functions,
         )
-        await self._check_checkpoint(operation, run_id)
+        if is_next:
+            await self._check_checkpoint(operation, run_id)
         self._check_room(run_id)
 
     async def _base_model_of(self, operation: Operation, run_id: str | None) -> str:

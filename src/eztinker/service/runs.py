@@ -25,7 +25,7 @@ from eztinker.store import runs
 from eztinker.store.database import Database
 from eztinker.store.jobs import StoredJob
 from eztinker.types.operations import CreateRun
-from eztinker.types.records import RunRecord
+from eztinker.types.records import JobRecord, RunRecord
 from eztinker.types.training import LoRAConfig, LossSpec, Quantization
 
 DELETE_TIMEOUT_S = 30.0
@@ -76,7 +76,37 @@ class Runs:
             check_name(run_id, field="run_id")
         if seed is None:
             seed = lora.seed if lora.seed is not None else secrets.randbelow(2**31)
-        operation = CreateRun(base_model, lora, seed, quantization)
+        job = await self.begin(
+            CreateRun(base_model, lora, seed, quantization),
+            run_id=run_id or new_run_id(),
+            loss=loss,
+            user_metadata=user_metadata,
+            idempotency_key=idempotency_key,
+            request_digest=request_digest,
+        )
+        return await self._wait_for(job.job_id)
+
+    async def begin(
+        self,
+        operation: CreateRun,
+        *,
+        run_id: str,
+        loss: LossSpec,
+        user_metadata: dict[str, str] | None = None,
+        idempotency_key: str | None = None,
+        request_digest: str = "",
+        seq: int | None = None,
+    ) -> JobRecord:
+        """Log a run's creation and return its job; the run is ready when that has ended.
+
+        Args:
+            run_id: checked by the caller.
+            seq: 0 when the run's id alone identifies the request over its retries.
+
+        Raises:
+            AlreadyExistsError, NotFoundError, UserError: as in ``create``.
+        """
+        base_model, lora = operation.base_model, operation.lora
         base = await self._base_models.resolve(base_model)
         admission.check(operation, base=base, limits=self._config.limits)
         admission.check_loss(
@@ -86,12 +116,12 @@ class Runs:
             config_field="loss_config",
         )
         run = RunRecord(
-            run_id=run_id or new_run_id(),
+            run_id=run_id,
             base_model=base_model,
             lora=lora,
             loss=loss,
-            seed=seed,
-            quantization=quantization,
+            seed=operation.seed,
+            quantization=operation.quantization,
             status="creating",
             created_at_s=time.time(),
             user_metadata=user_metadata or {},
@@ -104,8 +134,10 @@ class Runs:
             created_at_s=run.created_at_s,
             idempotency_key=idempotency_key,
             digest=request_digest,
+            seq=seq,
         )
-        return await self._wait_for(await self._log_creation(run, request))
+        job = await self._log_creation(run, request)
+        return await self._jobs.get(job.job_id)
 
     async def get(self, run_id: str) -> RunRecord:
         """The run.
@@ -167,8 +199,8 @@ class Runs:
             self._engine.submit(appended)
         return appended.job
 
-    async def _wait_for(self, job: StoredJob) -> RunRecord:
-        record = await self._jobs.wait(job.job_id, timeout_s=math.inf)
+    async def _wait_for(self, job_id: str) -> RunRecord:
+        record = await self._jobs.wait(job_id, timeout_s=math.inf)
         if record.error is not None:
             error = record.error
             raise error_from_code(
@@ -179,5 +211,5 @@ class Runs:
                 details=error.details,
             )
         if record.run_id is None:
-            raise StorageError(f"Job {job.job_id} made no run.")
+            raise StorageError(f"Job {job_id} made no run.")
         return await self.get(record.run_id)

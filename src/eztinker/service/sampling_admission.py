@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from eztinker.config import Limits
 from eztinker.errors import InvalidRequestError
-from eztinker.ids import check_name
+from eztinker.ids import check_reference
 from eztinker.service.bounds import (
     check_length,
     check_limit,
@@ -31,7 +31,7 @@ def check_sample(operation: Sample, base: BaseModelRecord, limits: Limits) -> No
         (operation.weights.checkpoint, "checkpoint"),
     ):
         if name is not None:
-            check_name(name, field=field)
+            check_reference(name, field=field)
     check_not_empty(operation.prompt_tokens, field="prompt")
     check_tokens(operation.prompt_tokens, field="prompt", base=base)
     num_samples = operation.num_samples

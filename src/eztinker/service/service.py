@@ -20,9 +20,14 @@ from eztinker.service.base_models import BaseModels
 from eztinker.service.checkpoints import Checkpoints
 from eztinker.service.jobs import Jobs
 from eztinker.service.runs import Runs
+from eztinker.service.samplers import Samplers
+from eztinker.service.sessions import Sessions
 from eztinker.store.database import Database
 
 log = logging.getLogger(__name__)
+
+SWEEP_INTERVAL_S = 30.0
+"""How late an expired checkpoint may be deleted."""
 
 
 class Service:
@@ -31,6 +36,7 @@ class Service:
     Attributes:
         config: its settings.
         base_models, runs, jobs, checkpoints: what can be asked for.
+        sessions, samplers: what clients of the Tinker protocol name besides.
     """
 
     def __init__(self, config: ServerConfig, make_executor: Callable[[], Executor]) -> None:
@@ -43,8 +49,10 @@ class Service:
         self.jobs = Jobs(config, self._database, self._engine, self.base_models)
         self.runs = Runs(config, self._database, self._engine, self.base_models, self.jobs)
         self.checkpoints = Checkpoints(self._database)
+        self.sessions = Sessions(self._database)
+        self.samplers = Samplers(self._database)
         self._started_at_s = time.monotonic()
-        self._preloading: list[asyncio.Task[None]] = []
+        self._background: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Open the state folder and start the engine; models load in the background.
@@ -58,14 +66,15 @@ class Service:
             await self.base_models.resolve(name)
         await asyncio.to_thread(self._database.open)
         await self._engine.start()
-        self._preloading = [
+        self._background = [
             asyncio.create_task(self._preload(name), name=f"preload-{name}")
             for name in self.config.models
         ]
+        self._background.append(asyncio.create_task(self._sweep(), name="sweep-checkpoints"))
 
     async def stop(self) -> None:
         """Let running jobs end in time, stop the engine, close the database."""
-        for task in self._preloading:
+        for task in self._background:
             task.cancel()
         await self._engine.stop()
         await asyncio.to_thread(self._database.close)
@@ -77,6 +86,15 @@ class Service:
             "loaded_models": [model.base_model for model in self._engine.loaded_models],
             "uptime_s": round(time.monotonic() - self._started_at_s, 3),
         }
+
+    async def _sweep(self) -> None:
+        """Delete expired checkpoints, for as long as the server runs."""
+        while True:
+            try:
+                await self.checkpoints.sweep()
+            except EZTinkerError as error:
+                log.warning("Expired checkpoints were not deleted: %s", error.message)
+            await asyncio.sleep(SWEEP_INTERVAL_S)
 
     async def _preload(self, name: str) -> None:
         try:

@@ -32,7 +32,7 @@ _INPUTS = ("target_tokens", "weights", "logprobs", "advantages", "sequence_ratio
 def check_pass(
     operation: TrainingPass, base: BaseModelRecord, limits: Limits, extra_losses: Collection[str]
 ) -> None:
-    """Loss, data, and at least one label that counts; errors as in ``admission.check``."""
+    """Loss, data, and for a mean at least one label that counts; errors as in ``admission.check``."""
     check_loss(operation.loss, extra_losses=extra_losses)
     check_num_data(len(operation.data), field="data", limits=limits)
     signature = LOSSES.get(operation.loss.name)
@@ -111,7 +111,9 @@ def _check_groups(num_data: int, loss: str, signature: LossSignature | None) -> 
 
 
 def _check_counting(operation: TrainingPass) -> None:
-    """At least one label counts; a mean needs positive weight altogether."""
+    """A mean needs a label that counts, and positive weight altogether; a sum may be of nothing."""
+    if operation.loss.reduction != "mean":
+        return
     weights = [datum.loss_fn_inputs.get("weights") for datum in operation.data]
     if any(w is None for w in weights):
         return
@@ -124,7 +126,7 @@ def _check_counting(operation: TrainingPass) -> None:
             code="no_counting_label",
             field="weights",
         )
-    if operation.loss.reduction == "mean" and total <= 0:
+    if total <= 0:
         raise InvalidRequestError(
             f"weights: they add up to {total:g}, and a mean divides by that. Send positive weights, or "
             'loss_fn_config {"reduction": "sum"}.',

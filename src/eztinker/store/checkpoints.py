@@ -37,6 +37,9 @@ def put_checkpoint(
             is_sampler=checkpoint.is_sampler,
             step=checkpoint.step,
             folder=checkpoint.folder,
+            expires_at_s=checkpoint.expires_at_s,
+            is_public=checkpoint.is_public,
+            user_metadata_json=msgspec.json.encode(checkpoint.user_metadata).decode(),
         )
     )
 
@@ -79,6 +82,36 @@ def list_checkpoints(connection: sa.Connection, run_id: str | None) -> list[Chec
     return [_checkpoint(row) for row in rows]
 
 
+def set_expiry(
+    connection: sa.Connection, run_id: str, name: str, expires_at_s: float | None
+) -> None:
+    """Change when a checkpoint is deleted.
+
+    Raises:
+        NotFoundError: code ``checkpoint_not_found``.
+    """
+    get_checkpoint(connection, run_id, name)
+    connection.execute(
+        checkpoints.update().where(_is(run_id, name)).values(expires_at_s=expires_at_s)
+    )
+
+
+def set_public(connection: sa.Connection, run_id: str, name: str, is_public: bool) -> None:
+    """Mark a checkpoint as published, or not.
+
+    Raises:
+        NotFoundError: code ``checkpoint_not_found``.
+    """
+    get_checkpoint(connection, run_id, name)
+    connection.execute(checkpoints.update().where(_is(run_id, name)).values(is_public=is_public))
+
+
+def list_expired(connection: sa.Connection, now_s: float) -> list[CheckpointRecord]:
+    """Checkpoints whose time is over."""
+    query = sa.select(checkpoints).where(checkpoints.c.expires_at_s <= now_s)
+    return [_checkpoint(row) for row in connection.execute(query)]
+
+
 def delete_checkpoint(connection: sa.Connection, run_id: str, name: str) -> CheckpointRecord:
     """Forget a checkpoint; returns it so that its files can follow.
 
@@ -105,4 +138,7 @@ def _checkpoint(row: sa.Row) -> CheckpointRecord:
         is_sampler=row.is_sampler,
         step=row.step,
         folder=row.folder,
+        expires_at_s=row.expires_at_s,
+        is_public=row.is_public,
+        user_metadata=msgspec.json.decode(row.user_metadata_json),
     )

@@ -47,6 +47,24 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """A refused request whose number its caller counts as used.
+
+    Attributes:
+        job_id: id to use; another is made should it be taken.
+        kind: of the operation that was asked for.
+        digest: of the request's body, as in ``Request``.
+    """
+
+    job_id: str
+    run_id: str
+    seq: int
+    kind: str
+    error: ErrorInfo
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Appended:
     """A logged request.
 
@@ -97,6 +115,43 @@ def append(connection: sa.Connection, request: Request, *, scope: str) -> Append
     return Appended(get_job(connection, job_id), is_new=True, next_seq=next_seq)
 
 
+def append_refused(
+    connection: sa.Connection, refusal: Refusal, *, at_s: float
+) -> tuple[StoredJob, int]:
+    """Use up a caller's number for a request that was refused: a job that has failed already.
+
+    Returns:
+        The job, or the one that an earlier copy of the request had made; and the lowest number of
+        the run that has not arrived.
+
+    Raises:
+        ConflictError: the number was used for another request.
+        NotFoundError: there is no such run.
+    """
+    row = _same_number(connection, refusal.run_id, refusal.seq)
+    if row is not None:
+        _refuse_reuse(row, refusal.digest, f"Number {refusal.seq} of {refusal.run_id}", "seq")
+        return stored_job(row), _next_seq(connection, refusal.run_id)
+    _next_seq(connection, refusal.run_id)
+    job_id = _free_job_id(connection, refusal.job_id)
+    connection.execute(
+        jobs.insert().values(
+            job_id=job_id,
+            run_id=refusal.run_id,
+            seq=refusal.seq,
+            kind=refusal.kind,
+            status="failed",
+            created_at_s=at_s,
+            finished_at_s=at_s,
+            error_json=msgspec.json.encode(refusal.error).decode(),
+            num_deaths=0,
+            compute_s=0.0,
+            request_digest=refusal.digest,
+        )
+    )
+    return get_job(connection, job_id), _advance(connection, refusal.run_id)
+
+
 def find(connection: sa.Connection, request: Request, *, scope: str) -> StoredJob | None:
     """The job that an earlier copy of this request made, if there is one.
 
@@ -104,24 +159,35 @@ def find(connection: sa.Connection, request: Request, *, scope: str) -> StoredJo
         ConflictError: its idempotency key or number was used for another request.
     """
     if request.seq is not None:
-        same = (jobs.c.run_id == request.run_id) & (jobs.c.seq == request.seq)
-        name, code = f"Number {request.seq} of {request.run_id}", "seq_reused"
+        row = _same_number(connection, request.run_id, request.seq)
+        name, what = f"Number {request.seq} of {request.run_id}", "seq"
     elif request.idempotency_key is not None:
         same = (jobs.c.idempotency_scope == scope) & (
             jobs.c.idempotency_key == request.idempotency_key
         )
-        name, code = f"Idempotency-Key {request.idempotency_key!r}", "idempotency_key_reused"
+        row = connection.execute(sa.select(jobs).where(same)).one_or_none()
+        name, what = f"Idempotency-Key {request.idempotency_key!r}", "idempotency_key"
     else:
         return None
-    row = connection.execute(sa.select(jobs).where(same)).one_or_none()
-    if row is not None and row.request_digest != request.digest:
+    if row is None:
+        return None
+    _refuse_reuse(row, request.digest, name, what)
+    return stored_job(row)
+
+
+def _same_number(connection: sa.Connection, run_id: str | None, seq: int) -> sa.Row | None:
+    same = (jobs.c.run_id == run_id) & (jobs.c.seq == seq)
+    return connection.execute(sa.select(jobs).where(same)).one_or_none()
+
+
+def _refuse_reuse(row: sa.Row, digest: str, name: str, what: str) -> None:
+    if row.request_digest != digest:
         raise ConflictError(
             f"{name} was used before for another request ({row.kind}, job {row.job_id}). Use a new "
             "one for a new request.",
-            code=code,
-            field="seq_id" if request.seq is not None else "Idempotency-Key",
+            code=f"{what}_reused",
+            field="seq_id" if what == "seq" else "Idempotency-Key",
         )
-    return None if row is None else stored_job(row)
 
 
 def list_next_seqs(connection: sa.Connection) -> dict[str, int]:
@@ -139,10 +205,15 @@ def _free_job_id(connection: sa.Connection, job_id: str) -> str:
 
 def _take_seq(connection: sa.Connection, request: Request) -> int:
     """The request's number; the single writer makes reading and adding one step."""
-    seq = connection.scalar(sa.select(runs.c.next_seq).where(runs.c.run_id == request.run_id))
-    if seq is None:
-        raise NotFoundError(f"Run {request.run_id!r} was deleted meanwhile.", code="run_not_found")
+    seq = _next_seq(connection, request.run_id)
     return seq if request.seq is None else request.seq
+
+
+def _next_seq(connection: sa.Connection, run_id: str | None) -> int:
+    seq = connection.scalar(sa.select(runs.c.next_seq).where(runs.c.run_id == run_id))
+    if seq is None:
+        raise NotFoundError(f"Run {run_id!r} was deleted meanwhile.", code="run_not_found")
+    return seq
 
 
 def _advance(connection: sa.Connection, run_id: str) -> int:

@@ -172,4 +172,5 @@ def _run(row: sa.Row) -> RunRecord:
         num_trainable_parameters=facts.get("num_trainable_parameters", 0),
         target_modules=facts.get("target_modules", []),
         user_metadata=msgspec.json.decode(row.user_metadata_json),
+        from_checkpoint=facts.get("source_name") is not None,
     )

@@ -1,4 +1,4 @@
-"""The schema: four tables that together are the log and what has been made from it.
+"""The schema: the log, what has been made from it, and the Tinker wire's sessions and samplers.
 
 Columns only; queries stand in the file named after the table. Times are seconds since the epoch,
 ``*_json`` columns readable text, payloads and results MessagePack (``types/codec.py``). Changes come
@@ -93,4 +93,32 @@ checkpoints = Table(
     Column("is_sampler", Boolean, nullable=False),
     Column("step", Integer, nullable=False),
     Column("folder", Text, nullable=False),
+    Column("expires_at_s", Float, nullable=True),
+    Column("is_public", Boolean, nullable=False, server_default="0"),
+    Column("user_metadata_json", Text, nullable=False, server_default="{}"),
 )
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("session_id", Text, primary_key=True),
+    Column("created_at_s", Float, nullable=False),
+    Column("tags_json", Text, nullable=False),
+    Column("user_metadata_json", Text, nullable=False),
+    Column("display_name", Text, nullable=True),
+    Column("project_id", Text, nullable=True),
+    Column("status", Text, nullable=False),
+)
+
+samplers = Table(
+    "samplers",
+    metadata,
+    Column("sampler_id", Text, primary_key=True),
+    Column("session_id", Text, nullable=False),
+    Column("base_model", Text, nullable=False),
+    Column("created_at_s", Float, nullable=False),
+    # No foreign keys: a sampler says by itself when its checkpoint is gone.
+    Column("run_id", Text, nullable=True),
+    Column("checkpoint", Text, nullable=True),
+)
+Index("ix_samplers_session", samplers.c.session_id)

@@ -16,12 +16,20 @@ from eztinker.types.training import AdamParams, Datum, LoRAConfig, LossSpec, Qua
 
 @dataclass(frozen=True, slots=True)
 class CreateRun:
-    """Make the adapter of a new run; always the run's operation number 0."""
+    """Make the adapter of a new run; always the run's operation number 0.
+
+    Attributes:
+        source_run_id, source_name: a checkpoint whose weights the run begins with; both or neither.
+        with_optimizer: also take over its Adam moments and step.
+    """
 
     base_model: str
     lora: LoRAConfig
     seed: int
     quantization: Quantization = "none"
+    source_run_id: str | None = None
+    source_name: str | None = None
+    with_optimizer: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,11 +55,18 @@ class OptimStep:
 
 @dataclass(frozen=True, slots=True)
 class SaveCheckpoint:
-    """Write the run's adapter (and optimizer) under a name."""
+    """Write the run's adapter (and optimizer) under a name.
+
+    Attributes:
+        ttl_s: seconds after which it is deleted; None keeps it.
+        user_metadata: the caller's own strings.
+    """
 
     name: str
     with_optimizer: bool = True
     overwrite: bool = False
+    ttl_s: int | None = None
+    user_metadata: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +163,18 @@ def kind_of(operation: Operation) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RunCreated:
-    """Facts about the new adapter."""
+    """Facts about the new adapter.
+
+    Attributes:
+        source_run_id, source_name: the checkpoint it began with; None for fresh weights.
+    """
 
     run_id: str
     device: str
     num_trainable_parameters: int
     target_modules: list[str]
+    source_run_id: str | None = None
+    source_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

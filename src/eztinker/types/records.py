@@ -25,6 +25,7 @@ class RunRecord:
         status: ``creating`` until operation 0 is done, then ``ready``.
         step: optimizer steps done and committed.
         user_metadata: the creator's own strings.
+        from_checkpoint: it began with a checkpoint's weights and not with those of its seed.
     """
 
     run_id: str
@@ -40,6 +41,7 @@ class RunRecord:
     num_trainable_parameters: int = 0
     target_modules: list[str] = field(default_factory=list)
     user_metadata: dict[str, str] = field(default_factory=dict)
+    from_checkpoint: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,6 +76,9 @@ class CheckpointRecord:
     Attributes:
         is_sampler: holds weights only, no optimizer.
         folder: where it lies, in PEFT's layout.
+        expires_at_s: when it is deleted; None for never.
+        is_public: marked as published by its owner.
+        user_metadata: the owner's own strings.
     """
 
     run_id: str
@@ -85,6 +90,44 @@ class CheckpointRecord:
     is_sampler: bool
     step: int
     folder: str
+    expires_at_s: float | None = None
+    is_public: bool = False
+    user_metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """A session of the Tinker wire: what one client object makes belongs to it.
+
+    Attributes:
+        tags, user_metadata, display_name, project_id: the client's own words.
+        status: ``running`` until the client says how it ended.
+    """
+
+    session_id: str
+    created_at_s: float
+    tags: list[str]
+    user_metadata: dict[str, str]
+    display_name: str | None = None
+    project_id: str | None = None
+    status: str = "running"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerRecord:
+    """Weights that a client samples from, by a name of their own (the Tinker wire).
+
+    Attributes:
+        session_id: the session it was made in.
+        run_id, checkpoint: whose adapter; both None for the bare base model.
+    """
+
+    sampler_id: str
+    session_id: str
+    base_model: str
+    created_at_s: float
+    run_id: str | None = None
+    checkpoint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

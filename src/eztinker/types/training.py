@@ -88,7 +88,7 @@ class AdamParams:
     """One AdamW step (Loshchilov & Hutter 2017, arXiv:1711.05101).
 
     Attributes:
-        learning_rate: greater than 0.
+        learning_rate: at least 0; 0 changes nothing but the moments.
         weight_decay: decoupled, at least 0.
         beta1, beta2: in [0, 1).
         eps: greater than 0.

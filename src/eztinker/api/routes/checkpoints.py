@@ -12,7 +12,7 @@ from eztinker.api.deps import CheckpointName, RunId, ServiceDep, SubmissionDep, 
 from eztinker.api.openapi import takes
 from eztinker.api.submit import submit
 from eztinker.errors import InvalidRequestError
-from eztinker.ids import check_name
+from eztinker.ids import check_name, check_reference
 from eztinker.models.answers import CheckpointDeletedAnswer, CheckpointsAnswer, JobSubmittedAnswer
 from eztinker.models.api import LoadRequest, SaveRequest
 from eztinker.types.operations import LoadCheckpoint, SaveCheckpoint
@@ -66,7 +66,7 @@ async def load(
     """Replace the run's state with one of its checkpoints."""
     operation = LoadCheckpoint(
         source_run_id=run_id,
-        name=check_name(body.name, field="name"),
+        name=check_reference(body.name, field="name"),
         with_optimizer=body.with_optimizer,
     )
     return await submit(service, operation, run_id=run_id, submission=submission, wait_s=wait)

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from eztinker.api.answers import job_summary, json_response
 from eztinker.api.deps import JobId, Limit, Offset, ServiceDep, Wait
 from eztinker.api.submit import job_fields
-from eztinker.ids import check_name
+from eztinker.ids import check_reference
 from eztinker.models.answers import JobAnswer, JobsAnswer
 from eztinker.types.records import JobStatus
 
@@ -34,7 +34,7 @@ async def list_jobs(
 ) -> Response:
     """Jobs, newest first, without their results."""
     if run_id is not None:
-        check_name(run_id, field="run_id")
+        check_reference(run_id, field="run_id")
     jobs, total = await service.jobs.list(run_id=run_id, status=status, limit=limit, offset=offset)
     return json_response({"jobs": [job_summary(job) for job in jobs], "total": total})
 

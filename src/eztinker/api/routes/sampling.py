@@ -13,7 +13,7 @@ from eztinker.api.deps import ServiceDep, SubmissionDep, Wait, body_of
 from eztinker.api.openapi import takes
 from eztinker.api.submit import submit
 from eztinker.errors import InvalidRequestError
-from eztinker.ids import check_name
+from eztinker.ids import check_reference
 from eztinker.models.answers import JobSubmittedAnswer
 from eztinker.models.api import SampleRequest
 from eztinker.types.sampling import WeightsRef
@@ -58,10 +58,10 @@ async def _weights(body: SampleRequest, service: ServiceDep) -> WeightsRef:
             "base_model: given beside run_id, which has a base model already. Send one of them.",
             field="base_model",
         )
-    run_id = check_name(body.run_id, field="run_id")
+    run_id = check_reference(body.run_id, field="run_id")
     if body.checkpoint is None:
         return WeightsRef((await service.runs.get(run_id)).base_model, run_id)
-    name = check_name(body.checkpoint, field="checkpoint")
+    name = check_reference(body.checkpoint, field="checkpoint")
     checkpoint = await service.checkpoints.get(run_id, name)
     return WeightsRef(checkpoint.base_model, run_id, name)
 

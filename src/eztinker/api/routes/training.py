@@ -12,7 +12,7 @@ from eztinker.api.deps import RunId, ServiceDep, SubmissionDep, Wait, body_of
 from eztinker.api.openapi import takes
 from eztinker.api.prompts import chosen_seed
 from eztinker.api.submit import submit
-from eztinker.ids import check_name
+from eztinker.ids import check_reference
 from eztinker.models.answers import JobSubmittedAnswer
 from eztinker.models.api import (
     EvaluationRequest,
@@ -49,7 +49,7 @@ async def forward_backward_short(
     body: RunPassBody, submission: SubmissionDep, service: ServiceDep, wait: Wait = None
 ) -> Response:
     """The same with the run in the body."""
-    run_id = check_name(body.run_id, field="run_id")
+    run_id = check_reference(body.run_id, field="run_id")
     return await _pass(run_id, body, submission, service, wait, forward_only=False)
 
 
@@ -102,7 +102,7 @@ async def optim_step_short(
     body: RunStepBody, submission: SubmissionDep, service: ServiceDep, wait: Wait = None
 ) -> Response:
     """The same with the run in the body."""
-    run_id = check_name(body.run_id, field="run_id")
+    run_id = check_reference(body.run_id, field="run_id")
     operation = OptimStep(convert.adam_params(body))
     return await submit(service, operation, run_id=run_id, submission=submission, wait_s=wait)
 

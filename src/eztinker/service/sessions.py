@@ -1,0 +1,114 @@
+"""Sessions of the Tinker protocol: what one client object has made, by the client's own numbers.
+
+A session is a name for runs and samplers that belong together, and nothing expires with it. Called by
+the routes of the Tinker wire.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+
+from eztinker.store import sessions
+from eztinker.store.database import Database
+from eztinker.types.records import SessionRecord
+
+
+class Sessions:
+    """Sessions of a server."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        # A heartbeat comes every ten seconds from every client: it shall not read the disk.
+        self._seen: set[str] = set()
+
+    async def create(
+        self,
+        *,
+        tags: list[str],
+        user_metadata: dict[str, str],
+        display_name: str | None,
+        project_id: str | None,
+    ) -> SessionRecord:
+        """Begin a session."""
+        session = SessionRecord(
+            session_id=str(uuid.uuid4()),
+            created_at_s=time.time(),
+            tags=tags,
+            user_metadata=user_metadata,
+            display_name=display_name,
+            project_id=project_id,
+        )
+        await self._database.write(lambda connection: sessions.insert_session(connection, session))
+        self._seen.add(session.session_id)
+        return session
+
+    async def get(self, session_id: str) -> SessionRecord:
+        """The session.
+
+        Raises:
+            NotFoundError: code ``session_not_found``.
+        """
+        return await self._database.read(
+            lambda connection: sessions.get_session(connection, session_id)
+        )
+
+    async def need(self, session_id: str) -> None:
+        """Return if there is such a session.
+
+        Raises:
+            NotFoundError: code ``session_not_found``.
+        """
+        if session_id not in self._seen:
+            await self.get(session_id)
+            self._seen.add(session_id)
+
+    async def list(self) -> list[SessionRecord]:
+        """All sessions, newest first."""
+        return await self._database.read(sessions.list_sessions)
+
+    async def finish(self, session_id: str, status: str) -> None:
+        """Note how a client says its session ended; its runs and samplers stay.
+
+        Raises:
+            NotFoundError: code ``session_not_found``.
+        """
+        await self._database.write(
+            lambda connection: sessions.update_session(connection, session_id, status=status)
+        )
+
+    async def move(self, session_id: str, project_id: str | None) -> None:
+        """Note the project that a session belongs to.
+
+        Raises:
+            NotFoundError: code ``session_not_found``.
+        """
+        await self._database.write(
+            lambda connection: sessions.update_session(
+                connection, session_id, project_id=project_id
+            )
+        )
+
+    async def contents(self, session_id: str) -> tuple[list[str], list[str]]:
+        """Ids of a session's runs and of its samplers, oldest first."""
+        return await self._database.read(
+            lambda connection: (
+                sessions.list_run_ids(connection, run_prefix(session_id)),
+                sessions.list_sampler_ids(connection, session_id),
+            )
+        )
+
+
+def run_prefix(session_id: str) -> str:
+    """How the ids of a session's runs begin."""
+    return f"{session_id}:train:"
+
+
+def run_id_of(session_id: str, model_seq_id: int) -> str:
+    """Id of a session's run; the client puts the same text together."""
+    return f"{run_prefix(session_id)}{model_seq_id}"
+
+
+def sampler_id_of(session_id: str, sampling_session_seq_id: int) -> str:
+    """Id of a session's sampler."""
+    return f"{session_id}:sample:{sampling_session_seq_id}"

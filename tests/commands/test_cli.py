@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import resource
+import signal
 import subprocess
 import sys
 
@@ -84,6 +85,22 @@ def test_chat_with_the_built_in_model(shell: Shell):
     done = shell(line, stdin="What is 3 + 4?\n/exit\n")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+def test_ctrl_c_is_130():
+    chat = subprocess.Popen(
+        [PROGRAM, "chat"],
+        env=environment("http://127.0.0.1:9"),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with chat:
+        assert chat.stderr is not None
+        assert "/exit" in chat.stderr.readline()
+        chat.send_signal(signal.SIGINT)
+        assert chat.stderr.read() == "Error: Interrupted.\n"
+    assert chat.returncode == 130
 
 
 @pytest.mark.parametrize("command", ["version", "config show", "doctor --json", "--help"])

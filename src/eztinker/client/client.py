@@ -21,7 +21,8 @@ from eztinker.client.flows import (
 )
 from eztinker.client.jobs import JobHandle
 from eztinker.client.methods import dress
-from eztinker.client.requests import Prompt, Request, Stop
+from eztinker.client.request import Request
+from eztinker.client.requests import Prompt, Stop
 from eztinker.client.transport import Transport, resolve_api_key, resolve_base_url
 
 if TYPE_CHECKING:

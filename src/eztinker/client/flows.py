@@ -17,7 +17,7 @@ import orjson
 
 from eztinker.client import answers, requests
 from eztinker.client.answers import Answer, Json, NoAnswer
-from eztinker.client.requests import Request
+from eztinker.client.request import Request
 from eztinker.client.retry import Retry
 from eztinker.errors import (
     AuthError,

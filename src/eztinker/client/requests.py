@@ -8,45 +8,18 @@ holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Literal, TypeVar
-from urllib.parse import quote
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from eztinker.client import answers
 from eztinker.client.answers import Json
+from eztinker.client.request import Request, mapping, plain, post, run_path, segment
 from eztinker.errors import InvalidRequestError
-
-T = TypeVar("T")
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 """Text, token ids, or the messages of a chat."""
 Stop = str | Sequence[str] | Sequence[int]
 """Texts that end an answer, or token ids that do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request(Generic[T]):
-    """One request, before it has headers or a connection.
-
-    Attributes:
-        parse: makes the value of the call from the answer's JSON; of a request that makes a job, from
-            the ended job.
-        params: of the query; None values are left out.
-        json: the body of a POST.
-        hold_s: how long the server is asked to hold the answer (``?wait=``); None does not ask.
-    """
-
-    method: str
-    path: str
-    parse: Callable[[Json], T]
-    params: Mapping[str, Any] = field(default_factory=dict)
-    json: Json | None = None
-    hold_s: float | None = None
-
-    def holding(self, seconds: float) -> Request[T]:
-        """The same request, asking the server to hold its answer for up to ``seconds``."""
-        return replace(self, hold_s=seconds)
 
 
 # Service and runs ---------------------------------------------------------------------------------
@@ -64,7 +37,7 @@ def get_models() -> Request[list[Json]]:
 
 def get_tokenizer(base_model: str) -> Request[dict[str, str]]:
     """Tokenizer files of a base model, whose name may hold slashes."""
-    path = f"/v1/base_models/{_segment(base_model, 'base_model')}/tokenizer"
+    path = f"/v1/base_models/{segment(base_model, 'base_model')}/tokenizer"
     return Request("GET", path, answers.files)
 
 
@@ -99,17 +72,17 @@ def create_run(
     body = {
         "base_model": base_model,
         "run_id": run_id,
-        "lora_config": {"r": lora_rank, "lora_alpha": lora_alpha} | _mapping(lora_config),
-        "loss_config": None if loss_config is None else _mapping(loss_config),
+        "lora_config": {"r": lora_rank, "lora_alpha": lora_alpha} | mapping(lora_config),
+        "loss_config": None if loss_config is None else mapping(loss_config),
         "quantization": quantization,
         "seed": seed,
     }
-    return _post("/v1/runs", body, answers.run_id)
+    return post("/v1/runs", body, answers.run_id)
 
 
 def delete_run(run_id: str) -> Request[Json]:
     """Delete a run and its checkpoints."""
-    return Request("DELETE", _run_path(run_id), answers.same)
+    return Request("DELETE", run_path(run_id), answers.same)
 
 
 # Training -----------------------------------------------------------------------------------------
@@ -144,7 +117,7 @@ def forward_backward(
     """
     fields = {"input_ids": input_ids, "target_ids": target_ids, "weights": weights}
     body = _pass_body(fields, data) | {"loss_fn": loss_fn, "loss_fn_config": loss_fn_config}
-    return _post(_run_path(run_id, "forward_backward"), body, answers.result_of)
+    return post(run_path(run_id, "forward_backward"), body, answers.result_of)
 
 
 def forward(
@@ -160,7 +133,7 @@ def forward(
     """``forward_backward`` without a gradient."""
     fields = {"input_ids": input_ids, "target_ids": target_ids, "weights": weights}
     body = _pass_body(fields, data) | {"loss_fn": loss_fn, "loss_fn_config": loss_fn_config}
-    return _post(_run_path(run_id, "forward"), body, answers.result_of)
+    return post(run_path(run_id, "forward"), body, answers.result_of)
 
 
 def _pass_body(fields: Json, data: Sequence[Any] | None) -> Json:
@@ -182,7 +155,7 @@ def _pass_body(fields: Json, data: Sequence[Any] | None) -> Json:
 
 
 def _datum(item: Any) -> Json:
-    return {name: plain(value) for name, value in _mapping(item).items() if value is not None}
+    return {name: plain(value) for name, value in mapping(item).items() if value is not None}
 
 
 def optim_step(
@@ -214,7 +187,7 @@ def optim_step(
         "eps": eps,
         "grad_clip_norm": grad_clip_norm,
     }
-    return _post(_run_path(run_id, "optim_step"), body, answers.result_of)
+    return post(run_path(run_id, "optim_step"), body, answers.result_of)
 
 
 def evaluate(
@@ -245,7 +218,7 @@ def evaluate(
         "max_new_tokens": max_new_tokens,
         "seed": seed,
     }
-    return _post(_run_path(run_id, "evaluate"), body, answers.result_of)
+    return post(run_path(run_id, "evaluate"), body, answers.result_of)
 
 
 # Sampling -----------------------------------------------------------------------------------------
@@ -302,7 +275,7 @@ def sample(
         "stop": stop if stop is None or isinstance(stop, str) else list(stop),
         "seed": seed,
     }
-    return _post(
+    return post(
         "/v1/sample", body, answers.generated_text if num_samples is None else answers.texts
     )
 
@@ -312,7 +285,7 @@ def _prompt(prompt: Any) -> Json:
     prompt = plain(prompt)
     if isinstance(prompt, Sequence) and not isinstance(prompt, str) and prompt:
         if not isinstance(prompt[0], int):
-            return {"messages": [_mapping(message) for message in prompt]}
+            return {"messages": [mapping(message) for message in prompt]}
         return {"prompt": list(prompt)}
     return {"prompt": prompt}
 
@@ -323,25 +296,25 @@ def _prompt(prompt: Any) -> Json:
 def save_checkpoint(run_id: str, name: str, *, overwrite: bool = False) -> Request[Json]:
     """Save adapter and optimizer under a name; the answer says where. A name that exists is refused."""
     body = {"name": name, "overwrite": overwrite}
-    return _post(_run_path(run_id, "save"), body, answers.result_of)
+    return post(run_path(run_id, "save"), body, answers.result_of)
 
 
 def load_checkpoint(run_id: str, name: str, *, with_optimizer: bool = True) -> Request[Json]:
     """Put the run back to a checkpoint; ``with_optimizer=False`` starts a fresh optimizer."""
     body = {"name": name, "with_optimizer": with_optimizer}
-    return _post(_run_path(run_id, "load"), body, answers.result_of)
+    return post(run_path(run_id, "load"), body, answers.result_of)
 
 
 def get_checkpoints(run_id: str | None = None) -> Request[list[Json]]:
     """Checkpoints of a run (None: of all): ``name``, ``run_id``, ``created_at``, ``size_bytes``, …"""
-    path = "/v1/checkpoints" if run_id is None else _run_path(run_id, "checkpoints")
+    path = "/v1/checkpoints" if run_id is None else run_path(run_id, "checkpoints")
     return Request("GET", path, answers.rows("checkpoints"))
 
 
 def delete_checkpoint(run_id: str, checkpoint_name: str) -> Request[Json]:
     """Delete a checkpoint."""
-    segment = _segment(checkpoint_name, "checkpoint_name")
-    return Request("DELETE", _run_path(run_id, f"checkpoints/{segment}"), answers.same)
+    last = segment(checkpoint_name, "checkpoint_name")
+    return Request("DELETE", run_path(run_id, f"checkpoints/{last}"), answers.same)
 
 
 # Jobs ---------------------------------------------------------------------------------------------
@@ -349,7 +322,7 @@ def delete_checkpoint(run_id: str, checkpoint_name: str) -> Request[Json]:
 
 def get_job(job_id: str) -> Request[Json]:
     """A job as it is now, with its place in the queue and why it waits."""
-    return Request("GET", f"/v1/jobs/{_segment(job_id, 'job_id')}", answers.same)
+    return Request("GET", f"/v1/jobs/{segment(job_id, 'job_id')}", answers.same)
 
 
 def get_jobs(
@@ -362,45 +335,4 @@ def get_jobs(
 
 def cancel_job(job_id: str) -> Request[Json]:
     """Ask the server to stop a job; the answer is the job as it is then."""
-    return Request("DELETE", f"/v1/jobs/{_segment(job_id, 'job_id')}", answers.same)
-
-
-# Values -------------------------------------------------------------------------------------------
-
-
-def plain(value: Any) -> Any:
-    """Lists and numbers from arrays and tensors (anything with ``tolist``); the rest as it is."""
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _mapping(value: Any) -> Json:
-    """A dict from a mapping, a wire model (pydantic) or nothing."""
-    if value is None:
-        return {}
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json", exclude_unset=True)
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise InvalidRequestError(
-        f"Expected a dict or one of EZTinker's request classes, got {type(value).__name__}."
-    )
-
-
-def _post(path: str, body: Json, parse: Callable[[Json], T]) -> Request[T]:
-    given = {key: value for key, value in body.items() if value is not None}
-    return Request("POST", path, parse, json=given)
-
-
-def _run_path(run_id: str, rest: str = "") -> str:
-    path = f"/v1/runs/{_segment(run_id, 'run_id')}"
-    return f"{path}/{rest}" if rest else path
-
-
-def _segment(name: str, field_name: str) -> str:
-    """``name`` as one component of a URL path, whatever characters it has."""
-    if not isinstance(name, str) or not name:
-        raise InvalidRequestError(
-            f"{field_name}: expected a non-empty string, got {name!r}.", field=field_name
-        )
-    # Dots alone would be read as "here" and "one up" by whatever normalises the path.
-    return name.replace(".", "%2E") if not name.strip(".") else quote(name, safe="")
+    return Request("DELETE", f"/v1/jobs/{segment(job_id, 'job_id')}", answers.same)

@@ -112,7 +112,7 @@ def test_any_name_is_one_segment_of_the_path(name):
     assert path.rsplit("/", 1)[1] not in ("", ".", "..")
 
 
-@pytest.mark.parametrize("run_id", ["", None, 7])
+@pytest.mark.parametrize("run_id", ["", None, 7, "\udcff"])
 def test_a_run_without_name_is_refused(run_id):
     with pytest.raises(InvalidRequestError, match="run_id"):
         requests.delete_run(run_id)

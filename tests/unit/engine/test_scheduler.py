@@ -108,12 +108,13 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def worker_dies(self, data: st.DataObject) -> None:
-        """All running jobs come back, in whatever order their tasks notice; some were handed over."""
-        for ticket in data.draw(st.permutations(self.running)):
+        """Running jobs come back in whatever order their tasks notice, some later than others."""
+        noticed = data.draw(st.lists(st.sampled_from(self.running), min_size=1, unique=True))
+        for ticket in noticed:
             back = replace(ticket, suspect=ticket.suspect or data.draw(st.booleans()))
             self.scheduler.put_back(back)
             self.lane(back).insert(0, back)
-        self.running.clear()
+            self.running.remove(ticket)
 
     @invariant()
     def nothing_is_lost(self) -> None:
@@ -221,17 +222,22 @@ def test_backlogged_runs_get_equal_shares_of_tokens(long_tokens: int, short_toke
 
 
 def test_an_idle_run_saves_nothing_up() -> None:
-    """After many small jobs alone it may not spend the turns it did not need at once."""
-    scheduler = Scheduler()
-    for _ in range(50):
-        scheduler.add(Ticket("alone", "run_a", True, 1))
-        assert scheduler.next() is not None
-        scheduler.finish("alone")
-    for number in range(10):
-        for queue in ("run_a", "run_b"):
-            scheduler.add(Ticket(f"{queue}{number}", queue, True, QUANTUM_TOKENS))
-    queues = [ticket.queue for ticket in drain(scheduler, slots=1)]
-    assert all({*queues[index : index + 2]} == {"run_a", "run_b"} for index in range(0, 20, 2))
+    """What it did not use of its turns is gone when it comes back, as if it had never been here."""
+    orders = []
+    for num_before in (0, 1):
+        scheduler = Scheduler()
+        for _ in range(num_before):
+            scheduler.add(Ticket("before", "run_a", True, 1))
+            assert scheduler.next() is not None
+            scheduler.finish("before")
+        for number in range(10):
+            for queue in ("run_a", "run_b"):
+                scheduler.add(Ticket(f"{queue}{number}", queue, True, QUANTUM_TOKENS // 2))
+        orders.append([ticket.job_id for ticket in drain(scheduler, slots=1)])
+    assert orders[0] == orders[1]
+    assert [name[:5] for name in orders[0][:6]] == ["run_a", "run_a", "run_b", "run_b"] + [
+        "run_a"
+    ] * 2
 
 
 def test_a_long_queue_is_worked_off_in_linear_time() -> None:

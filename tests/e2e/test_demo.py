@@ -51,4 +51,3 @@ def test_small_demo_ends_with_a_table_and_the_next_command(tmp_path: Path):
         "eztinker demo --model Qwen/Qwen2-0.5B-Instruct --dataset gsm8k"
     )
     assert (tmp_path / "out" / "rejection_sft.png").is_file()
-    assert "Starting a server" in done.stderr

@@ -21,6 +21,7 @@ from eztinker.client.client import EZTinkerClient
 from eztinker.dataset.base import get_dataset
 from eztinker.dataset.generated import GeneratedMathDataset
 from eztinker.errors import EZTinkerError, UnsupportedError
+from eztinker.recipes.held_out import hold_out
 from eztinker.recipes.rejection_config import RejectionSFTConfig
 from eztinker.recipes.rejection_report import RejectionSFTReport
 from eztinker.recipes.rejection_sft import run_rejection_sft
@@ -45,7 +46,7 @@ class DemoOptions:
     Attributes:
         model: base model.
         dataset: ``generated`` (the built-in problems), or a registered data set with a train and a test split.
-        data_path: its file or folder, for data sets that are read.
+        data_path: its folder, or one file, of which the last rows are held out; for data sets that are read.
         max_samples: training problems.
         num_candidates: answers sampled for each.
         epochs: rounds of selection and training.
@@ -161,7 +162,7 @@ def run_demo(options: DemoOptions, progress: Progress | None = None) -> DemoRepo
     """
     started_s = time.monotonic()
     progress = progress or TerminalProgress()
-    train, held_out = _datasets(options)
+    train, held_out = demo_datasets(options)
     config = demo_config(options)
     with _connect(options, progress) as client:
         progress.say(
@@ -195,7 +196,7 @@ def demo_config(options: DemoOptions) -> RejectionSFTConfig:
     )
 
 
-def _datasets(options: DemoOptions) -> tuple[Any, Any]:
+def demo_datasets(options: DemoOptions) -> tuple[Any, Any]:
     """Training problems and held-out problems."""
     sizes = {"train": options.max_samples, "test": options.eval_size}
     if options.dataset == BUILT_IN_PROBLEMS:
@@ -213,6 +214,10 @@ def _datasets(options: DemoOptions) -> tuple[Any, Any]:
             "which says how it scores them.",
             field="dataset",
         )
+    if options.data_path is not None and Path(options.data_path).is_file():
+        # One file has no test split of its own; reading it as both would train on what is held out.
+        whole = get_dataset(options.dataset, data_path=options.data_path)
+        return hold_out(whole, options.max_samples, options.eval_size)
     given = {} if options.data_path is None else {"data_path": options.data_path}
     train, test = (
         get_dataset(options.dataset, split=split, max_samples=size, **given)

@@ -11,7 +11,7 @@ answer's tokens only (Yuan et al., 2023, arXiv:2308.01825; rejection sampling fi
 4. evaluation on held-out problems, greedy, before training and after every epoch.
 
 It decides what to ask the server and in which order; sampling, selection and grading are in ``rl/``, what
-survives an interruption in ``rejection_state.py``, what is shown in ``rejection_report.py``. Called by
+survives an interruption in ``rejection_state.py`` and ``rejection_resume.py``, what is shown in ``rejection_report.py``. Called by
 ``rejection_sft_demo.py``, its ShareGPT twin and ``demo.py``.
 """
 
@@ -26,9 +26,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from eztinker.errors import InvalidRequestError, NotFoundError
+from eztinker.errors import InvalidRequestError
 from eztinker.recipes.rejection_config import RejectionSFTConfig
 from eztinker.recipes.rejection_report import RejectionSFTReport, epoch_metrics
+from eztinker.recipes.rejection_resume import can_continue, checkpoint_name
 from eztinker.recipes.rejection_state import (
     BUFFER_FILE,
     open_state,
@@ -132,54 +133,16 @@ class _Recipe:
 
     def open_run(self, create_run: Callable[[], str]) -> None:
         """Find the run of an interrupted recipe as its last finished epoch left it, or create one."""
-        if self.state.run_id is not None and not self._find_run():
+        if self.state.run_id is not None and not can_continue(
+            self.client, self.state, self.progress
+        ):
             self.state.forget_epochs()
-            del self.state.evaluations[1:]
         if self.state.run_id is None:
             self._say("Phase 1: create a run", "阶段 1：创建训练运行")
             self.state.run_id = create_run()
             self.state.step = find_run(self.client, self.run_id)["step"]
             self.state.save(self.folder)
         self.tokenizer = tokenizer_of_run(self.client, self.run_id)
-
-    def _find_run(self) -> bool:
-        """Whether the known run can be continued."""
-        try:
-            run = find_run(self.client, self.run_id)
-        except NotFoundError:
-            self._say(
-                f"The server no longer has run {self.run_id}: training starts anew from the buffer.",
-                f"服务器上已没有训练运行 {self.run_id}：从缓冲区重新开始训练。",
-            )
-            return False
-        self._say(
-            f"Continuing run {self.run_id} after epoch {len(self.state.epochs)}.",
-            f"继续训练运行 {self.run_id}，已完成 {len(self.state.epochs)} 轮。",
-        )
-        return run["step"] == self.state.step or self._rewind(run["step"] - self.state.step)
-
-    def _rewind(self, num_steps: int) -> bool:
-        """Undo the steps of an epoch that was interrupted; False when only a new run can."""
-        last = len(self.state.epochs)
-        names = {found["name"] for found in self.client.get_checkpoints(self.run_id)}
-        if checkpoint_name(last) in names:
-            self.state.step = self.client.load_checkpoint(self.run_id, checkpoint_name(last))[
-                "step"
-            ]
-            return True
-        if last == 0:
-            self._say(
-                "Epoch 1 was interrupted: training starts anew from the buffer with a new run.",
-                "第 1 轮被中断：用新的训练运行从缓冲区重新开始训练。",
-            )
-            return False
-        self._say(
-            f"Epoch {last + 1} was interrupted after {num_steps} steps. They stay in the weights, and the epoch "
-            "starts over (with --checkpoint it would start from the end of the last epoch).",
-            f"第 {last + 1} 轮在 {num_steps} 步后中断。这些更新保留在权重中，该轮重新开始"
-            "（使用 --checkpoint 则从上一轮结束处开始）。",
-        )
-        return True
 
     # Phase 2 ------------------------------------------------------------------------------------------
 
@@ -333,8 +296,3 @@ class _Recipe:
 
     def _say(self, english: str, chinese: str) -> None:
         self.progress.say(pick(english, chinese))
-
-
-def checkpoint_name(epoch: int) -> str:
-    """Name of the checkpoint after an epoch."""
-    return f"rejection_sft_epoch_{epoch}"

@@ -44,8 +44,9 @@ class RejectionState:
         write_text(folder / STATE_FILE, json.dumps(asdict(self), ensure_ascii=False, indent=1))
 
     def forget_epochs(self) -> None:
-        """Training begins anew from the buffer."""
+        """Training begins anew from the buffer; the accuracy before it is known already."""
         self.run_id, self.step, self.epochs = None, 0, []
+        del self.evaluations[1:]
 
 
 def open_state(folder: Path, made_with: Mapping[str, Any]) -> RejectionState:

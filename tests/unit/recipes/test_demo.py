@@ -1,11 +1,20 @@
 """The demo's choices; the whole of it runs in tests/e2e."""
 
+import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
 from eztinker.errors import InvalidRequestError, ServerUnreachableError, UnsupportedError
-from eztinker.recipes.demo import NEXT_COMMAND, DemoOptions, DemoReport, demo_config, run_demo
+from eztinker.recipes.demo import (
+    NEXT_COMMAND,
+    DemoOptions,
+    DemoReport,
+    demo_config,
+    demo_datasets,
+    run_demo,
+)
 from eztinker.recipes.terminal import SilentProgress
 
 REPORT = DemoReport(
@@ -61,6 +70,23 @@ def test_nano_and_others_get_settings_of_their_own():
     large = demo_config(DemoOptions(model="Qwen/Qwen2-0.5B-Instruct", dataset="gsm8k"))
     assert (large.learning_rate, large.max_new_tokens) == (2e-4, 256)
     assert demo_config(DemoOptions(num_candidates=7, seed=3)).num_candidates == 7
+
+
+def test_one_file_is_never_train_and_test_at_once(tmp_path: Path):
+    rows = [{"question": f"What is {i}?", "answer": f"#### {i}"} for i in range(10)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train, test = demo_datasets(DemoOptions(dataset="gsm8k", data_path=path))
+    sides = [{part.get_example_question(i) for i in range(len(part))} for part in (train, test)]
+    assert [len(side) for side in sides] == [8, 2]
+    assert not sides[0] & sides[1]
+
+
+def test_built_in_problems_are_split_by_identity_and_follow_the_seed():
+    train, test = demo_datasets(DemoOptions(max_samples=50, eval_size=50))
+    assert (train.split, test.split) == ("train", "test")
+    other, _ = demo_datasets(DemoOptions(max_samples=50, eval_size=50, seed=1))
+    assert other.get_example_question(0) != train.get_example_question(0)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
+from eztinker.engine.worker.devices import is_out_of_memory
 from eztinker.engine.worker.hf_decoder import HFDecoder, own_logits
 from eztinker.errors import InvalidRequestError, NotFoundError, UnsupportedError
 from eztinker.types.training import Quantization
@@ -74,8 +75,16 @@ def load_base_model(
             field="quantization",
         )
     files = _weight_files(name, folder)
-    torch_dtype = _choose_dtype(dtype, device, lambda: _count_parameters(files))
-    model = _read(name, folder, torch_dtype, device)
+    try:
+        torch_dtype = _choose_dtype(dtype, device, lambda: _count_parameters(files))
+        model = _read(folder, torch_dtype).to(device)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InvalidRequestError(
+            f"Base model {name!r} cannot be read from {folder}: {first_line}", field="base_model"
+        ) from error
     probe = _probe_texts(model)
     reference = own_logits(model, probe)
     decoder = HFDecoder(model)
@@ -120,27 +129,20 @@ def _choose_dtype(dtype: str, device: torch.device, count_parameters: Any) -> to
     return torch.float32 if small else torch.bfloat16
 
 
-def _read(name: str, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+def _read(folder: Path, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=dtype,
-            attn_implementation="eager",
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InvalidRequestError(
-            f"Base model {name!r} cannot be read from {folder}: {first_line}", field="base_model"
-        ) from error
-    return model.to(device)
+    return AutoModelForCausalLM.from_pretrained(
+        folder,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        dtype=dtype,
+        attn_implementation="eager",
+    )
 
 
 def _probe_texts(model: Any) -> list[list[int]]:

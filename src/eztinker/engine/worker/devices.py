@@ -75,3 +75,10 @@ def free_memory_bytes(device: torch.device) -> int:
 def default_cache_tokens(device: torch.device, bytes_per_token: int) -> int:
     """Cached tokens that a quarter of the free memory holds, the cache's spare room counted in."""
     return max(1, int(free_memory_bytes(device) * _CACHE_SHARE / (2 * bytes_per_token)))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of torch or Python means that memory ran out."""
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -18,6 +18,8 @@ from eztinker.errors import InvalidRequestError, NumericalError
 from eztinker.types.operations import StepResult
 from eztinker.types.training import AdamParams, LoRAConfig
 
+_MAX_LEARNING_RATE = 1e38
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunState:
@@ -76,13 +78,17 @@ def optim_step(run: RunState, params: AdamParams) -> tuple[RunState, StepResult]
     """Apply the accumulated gradient.
 
     Raises:
-        InvalidRequestError: code ``no_gradient``.
+        InvalidRequestError: code ``no_gradient``, or a learning rate beyond float32.
         NumericalError: the gradient's norm or a new weight is not finite; the gradient stays.
     """
     if run.gradient_P is None:
         raise InvalidRequestError(
             f"Run {run.run_id!r} has no gradient: call forward_backward before optim_step.",
             code="no_gradient",
+        )
+    if not params.learning_rate < _MAX_LEARNING_RATE:
+        raise InvalidRequestError(
+            f"learning_rate={params.learning_rate:g} is beyond float32.", field="learning_rate"
         )
     sizes = [leaf.numel() for leaf in run.weights.leaves]
     norm = gradient_norm(run.gradient_P, sizes)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from eztinker.engine.worker.attention import Layout, PackedLayout, PaddedLayout
+from eztinker.engine.worker.devices import is_out_of_memory
 from eztinker.engine.worker.hf_decoder import HFDecoder
 from eztinker.engine.worker.lora import AdapterWeights, Dropout
 from eztinker.errors import InvalidRequestError, NotFoundError, NumericalError, OutOfMemoryError
@@ -279,13 +280,6 @@ class _Pass:
                 "advantages or logprobs in the data, or lower the learning rate."
             )
         return self._gradient_P
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception of torch or Python means that memory ran out."""
-    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def executed_plan(plan: PassPlan, micro_batches: list[list[int]], dtype: torch.dtype) -> PassPlan:

@@ -25,10 +25,9 @@ import torch
 from eztinker.engine.worker import jobs
 from eztinker.engine.worker.base_model import BaseModel, load_base_model
 from eztinker.engine.worker.batch import SampleRequest
-from eztinker.engine.worker.devices import choose_device, set_num_threads
+from eztinker.engine.worker.devices import choose_device, is_out_of_memory, set_num_threads
 from eztinker.engine.worker.residents import Residents
 from eztinker.engine.worker.sampler import Sampler, sample_result
-from eztinker.engine.worker.trainer import is_out_of_memory
 from eztinker.errors import (
     CancelledError,
     EZTinkerError,
@@ -136,7 +135,7 @@ class Worker:
         """Work until ``Shutdown``."""
         self.announce()
         while not self._stopped:
-            if not self.step():
+            if not self.step() and not self._stopped:
                 with self._has_mail:
                     self._has_mail.wait_for(lambda: bool(self._inbox))
         for writer in self._writers:

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import torch
+
+from eztinker.engine.worker import hf_decoder
+from eztinker.types.messages import BaseModelFailed, BaseModelLoaded, LoadBaseModel, OpenRun
+from eztinker.types.operations import RunCreated
+from eztinker.types.training import LoRAConfig
+from tests.model_factory import write_model
+
+
+def test_a_base_model_is_loaded_once(harness, qwen2_folder, gpt2_folder):
+    (first,) = harness.events
+    assert isinstance(first, BaseModelLoaded)
+    assert (first.architecture, first.context_length, first.vocab_size) == (
+        "Qwen2ForCausalLM",
+        96,
+        300,
+    )
+    assert first.dtype == "float32"
+    resident = harness.worker._residents.base_models["m"]
+    (again,) = harness.do(LoadBaseModel("m", str(qwen2_folder)))
+    assert again == first
+    assert harness.worker._residents.base_models["m"] is resident
+    (other,) = harness.do(LoadBaseModel("m", str(gpt2_folder)))
+    assert isinstance(other, BaseModelFailed)
+
+
+def test_what_cannot_be_loaded_is_said_clearly(harness, tmp_path, qwen2_folder):
+    (missing,) = harness.do(LoadBaseModel("x", str(tmp_path)))
+    assert (missing.error.code, "config.json" in missing.error.message) == ("not_found", True)
+    (tmp_path / "config.json").write_text((qwen2_folder / "config.json").read_text())
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    (pickled,) = harness.do(LoadBaseModel("x", str(tmp_path)))
+    assert pickled.error.code == "unsupported"
+    (tmp_path / "model.safetensors").write_bytes(b"12345678")
+    (damaged,) = harness.do(LoadBaseModel("x", str(tmp_path)))
+    assert damaged.error.code == "invalid_request"
+    (quantized,) = harness.do(LoadBaseModel("x", str(qwen2_folder), "nf4"))
+    assert (quantized.error.code, quantized.error.field) == ("unsupported", "quantization")
+
+
+def test_an_architecture_that_computes_otherwise_is_refused(harness, tmp_path, monkeypatch):
+    folder = write_model(tmp_path, "llama")
+    real = hf_decoder.own_logits
+    shifted = lambda model, texts: [t + torch.arange(t.shape[-1]) for t in real(model, texts)]  # noqa: E731
+    monkeypatch.setattr("eztinker.engine.worker.base_model.own_logits", shifted)
+    (event,) = harness.do(LoadBaseModel("x", str(folder)))
+    assert event.error.code == "unsupported"
+
+
+def test_gpt2_layers_can_be_named(harness, gpt2_folder):
+    harness.do(LoadBaseModel("g", str(gpt2_folder)))
+    lora = LoRAConfig(r=2, target_modules=("c_attn", "c_proj"))
+    created = harness.answer(OpenRun("o", "g", "g", lora, 1), RunCreated)
+    assert created.target_modules == ["c_attn", "c_proj"]
+    hidden = 32
+    attention, projections = 2 * (hidden + 3 * hidden), 2 * (2 * hidden) + 2 * (5 * hidden)
+    assert created.num_trainable_parameters == 2 * (attention + projections)
+    event = harness.failure(OpenRun("o", "h", "g", LoRAConfig(target_modules=("q_proj",)), 1))
+    assert event.error.code == "unknown_module"
+    assert "c_proj" in event.error.message
+
+
+def test_an_unloaded_base_model_is_named(harness):
+    event = harness.failure(OpenRun("o", "h", "nothere", LoRAConfig(), 1))
+    assert event.error.code == "not_found"
+    assert "nothere" in event.error.message

@@ -1,0 +1,125 @@
+"""A worker in this thread, driven step by step: what goes in as commands comes out as decoded results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from eztinker.engine.worker.worker import Worker
+from eztinker.types.codec import decode
+from eztinker.types.messages import (
+    Event,
+    JobDone,
+    JobFailed,
+    LoadBaseModel,
+    OpenRun,
+    PassPlan,
+    RunOptimStep,
+    RunPass,
+    RunSample,
+    WorkerSettings,
+)
+from eztinker.types.operations import (
+    OptimStep,
+    PassResult,
+    RunCreated,
+    Sample,
+    SampleResult,
+    StepResult,
+    TrainingPass,
+)
+from eztinker.types.sampling import SamplingParams, WeightsRef
+from eztinker.types.training import AdamParams, Datum, LoRAConfig, LossSpec
+
+
+class Harness:
+    """A worker with one base model called ``m``."""
+
+    def __init__(self, folder: Path, **settings) -> None:
+        self.events: list[Event] = []
+        self.worker = Worker(
+            WorkerSettings(epoch=3, device="cpu", num_threads=1, **settings), self.events.append
+        )
+        self.num_jobs = 0
+        self.do(LoadBaseModel("m", str(folder)))
+
+    def do(self, *commands) -> list[Event]:
+        """Execute to the end; the new events."""
+        before = len(self.events)
+        for command in commands:
+            self.worker.submit(command)
+        while self.worker.step():
+            pass
+        return self.events[before:]
+
+    def answer(self, command, cls=None):
+        """The decoded result of a job; an ``AssertionError`` with the failure otherwise."""
+        event = self.do(command)[-1]
+        assert not isinstance(event, JobFailed), event
+        return decode(event.result, cls) if isinstance(event, JobDone) else event
+
+    def failure(self, command) -> JobFailed:
+        """The failure of a job that must fail."""
+        event = self.do(command)[-1]
+        assert isinstance(event, JobFailed), event
+        return event
+
+    def job_id(self) -> str:
+        self.num_jobs += 1
+        return f"job_{self.num_jobs:08x}"
+
+    def open_run(self, run_id="r", seed=7, snapshot_folder=None, **lora) -> RunCreated:
+        config = LoRAConfig(**{"r": 4, "lora_dropout": 0.0, **lora})
+        command = OpenRun(self.job_id(), run_id, "m", config, seed, snapshot_folder)
+        return self.answer(command, RunCreated)
+
+    def pass_command(
+        self, data, run_id="r", seq=1, plan=None, forward_only=False, **loss
+    ) -> RunPass:
+        operation = TrainingPass(data, LossSpec(**loss), forward_only)
+        plan = plan or [list(range(len(data)))]
+        return RunPass(self.job_id(), run_id, seq, operation, PassPlan(plan))
+
+    def forward_backward(self, data, **kwargs) -> PassResult:
+        return self.answer(self.pass_command(data, **kwargs), PassResult)
+
+    def forward(self, data, **kwargs) -> PassResult:
+        return self.forward_backward(data, forward_only=True, **kwargs)
+
+    def optim_step(self, run_id="r", **adam) -> StepResult:
+        operation = OptimStep(AdamParams(**adam))
+        return self.answer(RunOptimStep(self.job_id(), run_id, 2, operation), StepResult)
+
+    def sample_command(
+        self, prompt, run_id="r", num_samples=1, folder=None, scoring=None, **params
+    ) -> RunSample:
+        operation = Sample(
+            WeightsRef("m", run_id),
+            np.asarray(prompt, np.int32),
+            SamplingParams(**params),
+            num_samples,
+            **(scoring or {}),
+        )
+        return RunSample(self.job_id(), operation, folder)
+
+    def sample(self, prompt, **kwargs) -> SampleResult:
+        return self.answer(self.sample_command(prompt, **kwargs), SampleResult)
+
+    def run_state(self, run_id="r"):
+        """The resident state, to compare bits."""
+        return self.worker._residents.runs[run_id]
+
+
+def tokens(seed: int, length: int, vocab_size: int = 300) -> np.ndarray:
+    """Random ids that are no special tokens."""
+    return np.random.default_rng(seed).integers(2, vocab_size, length).astype(np.int32)
+
+
+def datum(seed: int, length: int, num_prompt: int = 0, **inputs) -> Datum:
+    """A random sequence that predicts itself; the prompt's targets have weight 0."""
+    ids = tokens(seed, length + 1)
+    weights = np.ones(length, np.float32)
+    weights[:num_prompt] = 0
+    targets = {"target_tokens": ids[1:].astype(np.int64), "weights": weights}
+    return Datum(ids[:-1], targets | inputs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -131,22 +130,17 @@ def test_module_and_script_are_the_same_program(shell: Shell):
     assert shell(f"{sys.executable} -m eztinker version").stdout == shell("eztinker version").stdout
 
 
-def cpu_seconds(command: list[str]) -> float:
-    """CPU time of the command: what its imports cost, whatever else this machine does."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, check=True, capture_output=True, env=environment())
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-@pytest.mark.parametrize(
-    ("command", "bound_s"),
-    [
-        ([PROGRAM, "--help"], 0.3),
-        ([PROGRAM, "sample", "--help"], 0.3),
-        ([sys.executable, "-c", "import eztinker"], 0.1),
-    ],
-)
-def test_starting_is_quick(command: list[str], bound_s: float):
-    cpu_seconds(command)  # once for the compiled files
-    assert min(cpu_seconds(command) for _ in range(3)) < bound_s
+@pytest.mark.parametrize("arguments", [["--help"], ["sample", "--help"], ["server", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]):
+    """How long ``--help`` takes is measured by ``benchmarks/native_api.py``; this is what makes it quick."""
+    script = (
+        "import sys\nfrom eztinker.cli.main import run\n"
+        f"sys.argv = ['eztinker', *{arguments}]\n"
+        "try:\n    run()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'transformers', 'sqlalchemy', 'fastapi', 'httpx', 'numpy'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment()
+    )
+    assert done.stderr.strip().splitlines()[-1] == "[]"

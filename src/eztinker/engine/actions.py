@@ -16,7 +16,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from eztinker.config import ServerConfig
-from eztinker.engine.planning import plan_pass
+from eztinker.engine.planning import plan_pass, plan_training
 from eztinker.engine.recovery import Residents
 from eztinker.engine.snapshots import KEPT, Snapshots
 from eztinker.engine.supervisor import Answer, Supervisor
@@ -25,7 +25,6 @@ from eztinker.store import blobs, checkpoints, runs
 from eztinker.store.database import Database
 from eztinker.store.jobs import StoredJob
 from eztinker.types import codec
-from eztinker.types.losses import LOSSES
 from eztinker.types.messages import (
     Command,
     JobDone,
@@ -182,12 +181,7 @@ class Actions:
 
     async def _pass(self, task: Task, operation: TrainingPass) -> Outcome:
         await self._residents.need_run(_run_id(task))
-        signature = LOSSES.get(operation.loss.name)
-        plan = plan_pass(
-            [datum.num_tokens for datum in operation.data],
-            budget_tokens=self._config.micro_batch_tokens,
-            group_size=signature.group_size if signature else 1,
-        )
+        plan = plan_training(operation, budget_tokens=self._config.micro_batch_tokens)
         command = RunPass(task.job.job_id, _run_id(task), _seq(task), operation, plan)
         done = _done(await self._ask(task, command))
         return Outcome(done.result, plan=done.executed_plan, compute_s=done.compute_s)

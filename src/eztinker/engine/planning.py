@@ -1,12 +1,24 @@
 """How a pass is cut into micro-batches: a pure function of lengths and a budget.
 
 The plan is logged with the job, so that a replay computes the same sums in the same order. Knows
-nothing of tensors. Called by ``actions.py``.
+nothing of tensors. Called by ``actions.py`` and ``recovery.py``.
 """
 
 from collections.abc import Sequence
 
+from eztinker.types.losses import LOSSES
 from eztinker.types.messages import PassPlan
+from eztinker.types.operations import TrainingPass
+
+
+def plan_training(operation: TrainingPass, *, budget_tokens: int) -> PassPlan:
+    """The plan of a training pass; data that its loss compares stay in one micro-batch."""
+    signature = LOSSES.get(operation.loss.name)
+    return plan_pass(
+        [datum.num_tokens for datum in operation.data],
+        budget_tokens=budget_tokens,
+        group_size=signature.group_size if signature else 1,
+    )
 
 
 def plan_pass(num_tokens_D: Sequence[int], *, budget_tokens: int, group_size: int = 1) -> PassPlan:

@@ -11,9 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
-from eztinker.engine.planning import plan_pass
+from eztinker.engine.planning import plan_training
 from eztinker.engine.snapshots import Snapshots
 from eztinker.engine.supervisor import Supervisor
 from eztinker.errors import StorageError
@@ -154,7 +153,7 @@ class Residents:
                 base_model=run.base_model,
                 lora=run.lora,
                 seed=run.seed,
-                snapshot_folder=snapshot.folder if snapshot else None,
+                snapshot_folder=str(self._snapshots.path_of(snapshot)) if snapshot else None,
             ),
             epoch=epoch,
         )
@@ -170,7 +169,7 @@ class Residents:
         held = await self._database.read(lambda connection: list_snapshots(connection, run_id))
         for snapshot in held:
             try:
-                await asyncio.to_thread(blobs.verify, Path(snapshot.folder))
+                await asyncio.to_thread(blobs.verify, self._snapshots.path_of(snapshot))
             except StorageError as error:
                 log.warning("Snapshot of %s is unusable: %s", run_id, error.message)
             else:
@@ -199,10 +198,7 @@ class Residents:
         assert job.run_id is not None
         assert job.seq is not None
         if isinstance(operation, TrainingPass):
-            plan = job.plan or plan_pass(
-                [datum.num_tokens for datum in operation.data],
-                budget_tokens=self._micro_batch_tokens,
-            )
+            plan = job.plan or plan_training(operation, budget_tokens=self._micro_batch_tokens)
             return RunPass(key, job.run_id, job.seq, operation, plan)
         if isinstance(operation, OptimStep):
             return RunOptimStep(key, job.run_id, job.seq, operation)

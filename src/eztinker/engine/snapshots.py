@@ -99,6 +99,10 @@ class Snapshots:
         """
         return await self._complete(await self._start(run_id, seq, epoch=epoch, background=False))
 
+    def path_of(self, snapshot: SnapshotRecord) -> Path:
+        """Where a snapshot lies now, also after the state folder was moved."""
+        return self.folder.absolute() / snapshot.run_id / str(snapshot.seq)
+
     async def drop(self, folders: list[str]) -> None:
         """Remove folders that no row names any more."""
         for folder in folders:

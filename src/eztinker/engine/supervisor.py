@@ -35,6 +35,8 @@ from eztinker.types.messages import (
 log = logging.getLogger(__name__)
 
 MAX_RESTART_DELAY_S = 10.0
+START_TIMEOUT_S = 300.0
+"""Importing torch from a cold, slow disk may take minutes."""
 Answer = JobDone | StateWritten | StateRead | BaseModelLoaded
 
 
@@ -143,6 +145,7 @@ class Supervisor:
     async def _one_life(self) -> WorkerDied:
         """Start a worker and listen to it; return how it ended."""
         self.epoch += 1
+        self._last_sign_s = time.monotonic()
         try:
             self._executor = self._make_executor()
             await self._executor.start(replace(self._settings, epoch=self.epoch))
@@ -168,11 +171,16 @@ class Supervisor:
                 future.set_exception(WorkerDied(str(death)))
 
     async def _watch(self) -> None:
-        """Replace a worker that owes an answer and gives no sign of life."""
+        """Replace a worker that owes its readiness or an answer and gives no sign of life."""
         while True:
             await asyncio.sleep(min(1.0, self._hang_timeout_s / 4))
             silent_s = time.monotonic() - self._last_sign_s
-            if self._pending and silent_s > self._hang_timeout_s and self._executor is not None:
+            starting = not self.ready.is_set()
+            limit_s = (
+                max(START_TIMEOUT_S, self._hang_timeout_s) if starting else self._hang_timeout_s
+            )
+            owes = starting or self._pending
+            if owes and silent_s > limit_s and self._executor is not None:
                 log.warning(
                     "Engine worker %d silent for %.0f s; replacing it.", self.epoch, silent_s
                 )

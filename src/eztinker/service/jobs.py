@@ -84,6 +84,10 @@ class Jobs:
             if known is None:
                 raise
             return await self.get(known.job_id)
+        # A caller who hangs up in between must not leave a logged job that nobody has queued.
+        return await asyncio.shield(self._log_and_queue(request, scope))
+
+    async def _log_and_queue(self, request: operation_log.Request, scope: str) -> JobRecord:
         appended = await self._database.write(
             lambda connection: operation_log.append(connection, request, scope=scope)
         )

@@ -19,7 +19,6 @@ from rich.cells import cell_len
 
 from eztinker.client.client import EZTinkerClient
 from eztinker.dataset.base import get_dataset
-from eztinker.dataset.generated import GeneratedMathDataset
 from eztinker.errors import EZTinkerError, UnsupportedError
 from eztinker.recipes.held_out import hold_out
 from eztinker.recipes.rejection_config import RejectionSFTConfig
@@ -29,13 +28,14 @@ from eztinker.recipes.rejection_state import PLOT_FILE, RESULTS_FILE
 from eztinker.recipes.terminal import Progress, TerminalProgress, pick
 
 BUILT_IN_MODEL = "nano"
-BUILT_IN_PROBLEMS = "generated"
+BUILT_IN_PROBLEMS = "generated-math"
 NEXT_COMMAND = "eztinker demo --model Qwen/Qwen2-0.5B-Instruct --dataset gsm8k"
 
 # The small model takes large steps and short answers; both were tuned on its train split.
 _NANO = {"learning_rate": 2e-3, "temperature": 1.0, "lora_dropout": 0.0}
 _OTHERS = {"learning_rate": 2e-4, "temperature": 0.8}
-_BUILT_IN_MAX_NEW_TOKENS = 100
+_GENERATED = "generated-"
+_GENERATED_MAX_NEW_TOKENS = 100
 _MAX_NEW_TOKENS = 256
 
 
@@ -45,7 +45,7 @@ class DemoOptions:
 
     Attributes:
         model: base model.
-        dataset: ``generated`` (the built-in problems), or a registered data set with a train and a test split.
+        dataset: ``generated-math`` (the built-in problems), or another data set with a train and a test split.
         data_path: its folder, or one file, of which the last rows are held out; for data sets that are read.
         max_samples: training problems.
         num_candidates: answers sampled for each.
@@ -180,7 +180,7 @@ def run_demo(options: DemoOptions, progress: Progress | None = None) -> DemoRepo
 def demo_config(options: DemoOptions) -> RejectionSFTConfig:
     """The recipe's settings for these options."""
     shaped: dict[str, Any] = _NANO if options.model == BUILT_IN_MODEL else _OTHERS
-    is_built_in = options.dataset == BUILT_IN_PROBLEMS
+    is_generated = options.dataset.startswith(_GENERATED)
     return RejectionSFTConfig(
         base_model=options.model,
         max_samples=options.max_samples,
@@ -189,7 +189,7 @@ def demo_config(options: DemoOptions) -> RejectionSFTConfig:
         eval_size=options.eval_size,
         seed=options.seed,
         output_dir=options.output_dir,
-        max_new_tokens=_BUILT_IN_MAX_NEW_TOKENS if is_built_in else _MAX_NEW_TOKENS,
+        max_new_tokens=_GENERATED_MAX_NEW_TOKENS if is_generated else _MAX_NEW_TOKENS,
         reset_buffer=True,
         evaluate_sampled=True,
         **shaped,
@@ -199,26 +199,27 @@ def demo_config(options: DemoOptions) -> RejectionSFTConfig:
 def demo_datasets(options: DemoOptions) -> tuple[Any, Any]:
     """Training problems and held-out problems."""
     sizes = {"train": options.max_samples, "test": options.eval_size}
-    if options.dataset == BUILT_IN_PROBLEMS:
-        if options.data_path is not None:
-            raise UnsupportedError(
-                "data_path: the built-in problems are generated and read no file. Name the data set of the file "
-                "too, for instance --dataset gsm8k.",
-                field="data_path",
-            )
-        train, test = (GeneratedMathDataset(s, n, options.seed) for s, n in sizes.items())
-        return train, test
     if options.dataset == "sharegpt":
         raise UnsupportedError(
             "dataset: conversations have no test split and no right answer. Use rejection_sft_demo_sharegpt.py, "
             "which says how it scores them.",
             field="dataset",
         )
-    if options.data_path is not None and Path(options.data_path).is_file():
+    given: dict[str, Any] = {}
+    if options.dataset.startswith(_GENERATED):
+        if options.data_path is not None:
+            raise UnsupportedError(
+                "data_path: generated problems read no file. Name the data set of the file "
+                "too, for instance --dataset gsm8k.",
+                field="data_path",
+            )
+        given["seed"] = options.seed
+    elif options.data_path is not None and Path(options.data_path).is_file():
         # One file has no test split of its own; reading it as both would train on what is held out.
         whole = get_dataset(options.dataset, data_path=options.data_path)
         return hold_out(whole, options.max_samples, options.eval_size)
-    given = {} if options.data_path is None else {"data_path": options.data_path}
+    elif options.data_path is not None:
+        given["data_path"] = options.data_path
     train, test = (
         get_dataset(options.dataset, split=split, max_samples=size, **given)
         for split, size in sizes.items()

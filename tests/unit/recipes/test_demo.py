@@ -33,7 +33,7 @@ REPORT = DemoReport(
     results="r.json",
     run_id="run_0",
     model="nano",
-    dataset="generated",
+    dataset="generated-math",
     num_trained=150,
     advice=[],
 )

@@ -30,7 +30,8 @@ class Candidate(str):
 
     Attributes:
         prompt_tokens: ids that it continues; empty when it was not sampled by this module.
-        tokens: ids that were sampled, the end token included.
+        tokens: ids that were sampled, the end token included; empty when a stop text cut the answer, for then
+            they say more than the text.
         stop_reason: ``stop`` or ``length``.
     """
 
@@ -149,13 +150,13 @@ def sample_candidates(
     try:
         for example in examples:
             if len(waiting) >= MAX_IN_FLIGHT:
-                yield _collect(client, *waiting.popleft())
+                yield _collect(client, tokenizer, params, *waiting.popleft())
             prompt_tokens = prompt_tokens_of(tokenizer, example, params)
             drawn = None if seed is None else seed_of(seed, purpose, example.example_id)
             handle = _submit(client, run_id, prompt_tokens, params, drawn)
             waiting.append((example, prompt_tokens, handle))
         while waiting:
-            yield _collect(client, *waiting.popleft())
+            yield _collect(client, tokenizer, params, *waiting.popleft())
     finally:
         for _, _, handle in waiting:  # only when interrupted: nobody will read these
             with suppress(EZTinkerError, TimeoutError):
@@ -182,13 +183,30 @@ def _submit(
 
 
 def _collect(
-    client: Any, example: Example, prompt_tokens: list[int], handle: Any
+    client: Any,
+    tokenizer: Any,
+    params: CandidateParams,
+    example: Example,
+    prompt_tokens: list[int],
+    handle: Any,
 ) -> tuple[Example, list[Candidate]]:
     job = client.wait_for_job(handle.job_id, timeout=JOB_TIMEOUT_S, polling_interval=0.05)
-    return example, [
-        Candidate(sequence["text"], prompt_tokens, sequence["tokens"], sequence["stop_reason"])
-        for sequence in job["result"]["sequences"]
-    ]
+    candidates: list[Candidate] = []
+    for sequence in job["result"]["sequences"]:
+        tokens = () if _is_cut(tokenizer, sequence, params.stop) else sequence["tokens"]
+        text, reason = sequence["text"], sequence["stop_reason"]
+        candidates.append(Candidate(text, prompt_tokens, tokens, reason))
+    return example, candidates
+
+
+def _is_cut(tokenizer: Any, sequence: dict[str, Any], stop: tuple[str, ...]) -> bool:
+    """Whether a stop text ended the answer: it is in the tokens, but not in the text."""
+    if not stop or sequence["stop_reason"] != "stop":
+        return False
+    whole = tokenizer.decode(
+        sequence["tokens"], skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+    return any(text in whole for text in stop)
 
 
 def training_datum(
@@ -214,13 +232,8 @@ def training_datum(
 
 def _answer_tokens(tokenizer: Any, answer: str) -> list[int]:
     sampled: list[int] = list(getattr(answer, "tokens", ()))
-    # Equal texts: nothing was cut off, so the sampled tokens end where the model ended (or was stopped by length).
-    if sampled and _decode(tokenizer, sampled) == str(answer):
+    if sampled:
         return sampled
     end = tokenizer.eos_token_id
     encoded: list[int] = list(tokenizer.encode(str(answer), add_special_tokens=False))
     return encoded if end is None else [*encoded, end]
-
-
-def _decode(tokenizer: Any, tokens: list[int]) -> str:
-    return tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)

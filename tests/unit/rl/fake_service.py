@@ -27,9 +27,8 @@ class CharTokenizer:
     def decode(
         self, ids: Any, skip_special_tokens: bool, clean_up_tokenization_spaces: bool
     ) -> str:
-        assert skip_special_tokens
         assert not clean_up_tokenization_spaces
-        return "".join(chr(token) for token in ids if token != END)
+        return "".join(chr(token) for token in ids if token != END or not skip_special_tokens)
 
     def apply_chat_template(
         self, messages: Any, tokenize: bool, add_generation_prompt: bool

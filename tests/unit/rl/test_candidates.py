@@ -81,15 +81,9 @@ def test_many_prompts_are_in_flight_but_not_all_and_rest_is_cancelled_when_inter
 
 
 def test_datum_trains_exactly_the_sampled_tokens():
-    # The sampler may have split " ab" unlike the tokenizer would; here token 7 stands for nothing.
-    class Splitting(CharTokenizer):
-        def decode(self, ids, skip_special_tokens, clean_up_tokenization_spaces):
-            return super().decode(
-                [i for i in ids if i != 7], skip_special_tokens, clean_up_tokenization_spaces
-            )
-
+    # The sampler may have split the text unlike the tokenizer would; here token 7 stands for nothing.
     candidate = Candidate("ab", [1, 2], [97, 7, 98, END])
-    datum = training_datum(Splitting(), candidate, "ignored", "ignored")
+    datum = training_datum(TOKENIZER, candidate, "ignored", "ignored")
     assert datum == {
         "input_ids": [1, 2, 97, 7, 98, END],
         "target_ids": [-100, -100, 97, 7, 98, END],
@@ -104,11 +98,21 @@ def test_datum_of_plain_text_masks_the_prompt_and_ends_with_the_end_token():
     assert datum["target_ids"] == [-100] * 4 + [*ids(" 4"), END]
 
 
-def test_text_behind_a_stop_string_is_not_trained():
-    candidate = Candidate(" 4", ids("2+2="), ids(" 4\nQuestion:"))
-    datum = training_datum(TOKENIZER, candidate, None, "")
+def test_text_behind_a_stop_text_is_not_trained():
+    class Chatty(FakeClient):
+        def _answer(self, number, run, params, i):
+            tokens = ids(" 4\nQuestion:")
+            return {"text": " 4", "tokens": tokens, "stop_reason": "stop"}
+
+    client = Chatty()
+    examples = examples_of(SumDataset(1))
+    found = sample_candidates(
+        client, make_run(client), TOKENIZER, examples, CandidateParams(1), seed=0
+    )
+    ((example, (candidate,)),) = found
+    datum = training_datum(TOKENIZER, candidate, example.prompt, example.question)
     assert datum is not None
-    assert datum["input_ids"] == [*ids("2+2= 4"), END]
+    assert datum["input_ids"] == [*ids(example.prompt + " 4"), END]
 
 
 def test_an_answer_cut_by_length_does_not_learn_to_end():

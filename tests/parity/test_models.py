@@ -20,9 +20,10 @@ from tests.worker_harness import Harness, datum, tokens
 
 DATA = [datum(1, 12, 4), datum(2, 33), datum(3, 5), datum(4, 17, 16)]
 # PEFT asks transformers by an old name.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
-)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning"),
+]
 STORIES = Path(__file__).parents[3] / "shared" / "models" / "stories260K"
 
 
@@ -210,8 +211,10 @@ def test_sampler_and_trainer_agree_on_logprobs(folder):
             np.testing.assert_allclose(sequence.logprobs, scored, atol=2e-4)
 
 
-def test_an_adapter_on_an_untied_head_equals_peft(tmp_path):
-    folder = write_model(tmp_path / "qwen3", "qwen3")
+@pytest.mark.filterwarnings("ignore:.*tie_word_embeddings")  # PEFT: merging would need a copy
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"], ids=["tied", "untied"])
+def test_an_adapter_on_the_head_equals_peft(tmp_path, family):
+    folder = write_model(tmp_path / family, family)
     harness = Harness(folder)
     harness.open_run(train_unembed=True, train_attn=False)
     for _ in range(2):

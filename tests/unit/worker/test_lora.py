@@ -10,7 +10,7 @@ from eztinker.engine.worker.lora import (
     choose_sites,
     initial_weights,
 )
-from eztinker.errors import InvalidRequestError, UnsupportedError
+from eztinker.errors import InvalidRequestError
 from eztinker.types.training import LoRAConfig
 
 NAMES = [
@@ -28,8 +28,8 @@ GPT2 = [
 ]
 
 
-def chosen(sites=SITES, tied_head=False, **config):
-    picked = choose_sites(LoRAConfig(**config), sites, tied_head=tied_head)
+def chosen(sites=SITES, **config):
+    picked = choose_sites(LoRAConfig(**config), sites)
     return [site.name.split(".", 2)[-1] for site in picked]
 
 
@@ -71,15 +71,13 @@ def test_unknown_name_is_refused_with_near_ones():
         chosen(target_modules=("qproj",))
 
 
-def test_adapter_on_a_tied_head_is_refused():
-    with pytest.raises(UnsupportedError, match="train_unembed"):
-        chosen(tied_head=True, train_unembed=True)
-    assert len(chosen(tied_head=True)) == 5
+def test_the_head_is_one_more():
+    assert len(chosen(train_unembed=True)) == 6
 
 
 def test_target_names_are_short_only_if_they_choose_the_same():
     config = LoRAConfig(train_mlp=False)
-    attention = tuple(choose_sites(config, GPT2, tied_head=True))
+    attention = tuple(choose_sites(config, GPT2))
     spec = AdapterSpec("m", config, attention, 4)
     assert spec.target_names(GPT2) == ["transformer.h.0.attn.c_attn", "transformer.h.0.attn.c_proj"]
     everything = AdapterSpec("m", LoRAConfig(), tuple(GPT2), 4)

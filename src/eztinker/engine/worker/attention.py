@@ -44,10 +44,8 @@ class Variant:
 class Layout(Protocol):
     """How the tokens of one pass belong together."""
 
-    def attend(
-        self, layer: int, q_BHTD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, variant: Variant
-    ) -> Tensor:
-        """Attention output [B, H, T, D]."""
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, variant: Variant) -> Tensor:
+        """Attention output [B, H, T, D] for q of that shape, k and v [B, G, T, D]."""
         ...
 
 
@@ -132,8 +130,9 @@ class PackedLayout:
         """Causal attention inside each sequence."""
         if len(self._lengths) == 1:
             return causal(q, k, v, variant)
-        parts = zip(*(x.split(self._lengths, dim=2) for x in (q, k, v)), strict=True)
-        return torch.cat([causal(*part, variant) for part in parts], dim=2)
+        qs, ks, vs = (x.split(self._lengths, dim=2) for x in (q, k, v))
+        outputs = [causal(*part, variant) for part in zip(qs, ks, vs, strict=True)]
+        return torch.cat(outputs, dim=2)
 
 
 class PrefillLayout:

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from eztinker.engine.worker.attention import Layout, PackedLayout, PaddedLayout
+from eztinker.engine.worker.data_checks import check_token_ids
 from eztinker.engine.worker.hf_decoder import HFDecoder
 from eztinker.engine.worker.lora import AdapterWeights
-from eztinker.engine.worker.trainer import check_token_ids
 from eztinker.errors import InvalidRequestError
 from eztinker.ops.logprobs import target_logprobs
 from eztinker.ops.packing import pack

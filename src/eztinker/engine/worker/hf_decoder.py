@@ -52,7 +52,6 @@ class HFDecoder:
 
     Attributes:
         sites: linear layers that adapters can be put on.
-        tied_head: whether the vocabulary head is the embedding.
         num_layers, context_length, vocab_size: of the model.
         device, dtype: of its weights.
     """
@@ -65,7 +64,6 @@ class HFDecoder:
         self.num_layers: int = config.num_hidden_layers
         self.context_length = _context_length(config)
         self.vocab_size: int = self._head_module.weight.shape[0]
-        self.tied_head = self._head_module.weight is model.get_input_embeddings().weight
         self.dtype: torch.dtype = self._head_module.weight.dtype
         self.device: torch.device = self._head_module.weight.device
         self.state = PassState()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from eztinker.engine.worker.attention import Layout
-from eztinker.errors import InvalidRequestError, UnsupportedError
+from eztinker.errors import InvalidRequestError
 from eztinker.types.training import LoRAConfig
 
 Pair = tuple[Tensor, Tensor]
@@ -95,48 +95,40 @@ class AdapterSpec:
         return short if matched == chosen else sorted(chosen)
 
 
-def choose_sites(
-    config: LoRAConfig, sites: Sequence[LinearSite], *, tied_head: bool
-) -> list[LinearSite]:
+def choose_sites(config: LoRAConfig, sites: Sequence[LinearSite]) -> list[LinearSite]:
     """The layers that ``target_modules`` and the ``train_*`` switches name.
+
+    A head that shares its weight with the embedding may have an adapter: it changes the logits only,
+    and the embedding stays as it is (PEFT does the same with an adapter on ``lm_head``).
 
     Raises:
         InvalidRequestError: a name matches no layer, or nothing is left to train.
-        UnsupportedError: an adapter on a head that shares its weight with the embedding.
     """
     if isinstance(config.target_modules, str):
         if config.target_modules != "all-linear":
-            return choose_sites_by_name([config.target_modules], sites, tied_head=tied_head)
+            return choose_sites_by_name([config.target_modules], sites)
         chosen = [site for site in sites if _wanted(site, config)]
     else:
-        return choose_sites_by_name(list(config.target_modules), sites, tied_head=tied_head)
-    _check_chosen(chosen, tied_head=tied_head)
+        return choose_sites_by_name(list(config.target_modules), sites)
+    _check_chosen(chosen)
     return chosen
 
 
-def choose_sites_by_name(
-    names: Sequence[str], sites: Sequence[LinearSite], *, tied_head: bool
-) -> list[LinearSite]:
+def choose_sites_by_name(names: Sequence[str], sites: Sequence[LinearSite]) -> list[LinearSite]:
     """The layers whose path is one of ``names`` or ends in one (PEFT's rule for a list)."""
     for name in names:
         if not any(_matches(site.name, name) for site in sites):
             raise _unknown_module(name, sites)
     chosen = [site for site in sites if any(_matches(site.name, name) for name in names)]
-    _check_chosen(chosen, tied_head=tied_head)
+    _check_chosen(chosen)
     return chosen
 
 
-def _check_chosen(chosen: Sequence[LinearSite], *, tied_head: bool) -> None:
+def _check_chosen(chosen: Sequence[LinearSite]) -> None:
     if not chosen:
         raise InvalidRequestError(
             "lora_config leaves no module to train: switch on train_attn, train_mlp or train_unembed.",
             field="lora_config",
-        )
-    if tied_head and any(site.is_head for site in chosen):
-        raise UnsupportedError(
-            "This model's vocabulary head shares its weight with the embedding; an adapter on it "
-            "(train_unembed, or its name in target_modules) is not implemented. Leave the head out.",
-            field="train_unembed",
         )
 
 

@@ -32,7 +32,8 @@ class AdamState:
 
 def gradient_norm(gradient_P: Tensor, sizes: Sequence[int]) -> Tensor:
     """Global L2 norm: the norm of the tensors' norms, as ``torch.nn.utils.clip_grad_norm_`` has it."""
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradient_P.split(list(sizes)))))
+    norms = torch._foreach_norm(gradient_P.split(list(sizes)))  # pyright: ignore[reportPrivateImportUsage]
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 def adamw(

@@ -63,10 +63,9 @@ def new_run(run_id: str, base: BaseModel, lora: LoRAConfig, seed: int) -> RunSta
 
     Raises:
         InvalidRequestError: unknown target modules.
-        UnsupportedError: an adapter on a tied head.
     """
     decoder = base.decoder
-    sites = choose_sites(lora, decoder.sites, tied_head=decoder.tied_head)
+    sites = choose_sites(lora, decoder.sites)
     spec = AdapterSpec(base.name, lora, tuple(sites), len(decoder.sites))
     flat_P = initial_weights(spec, seed if lora.seed is None else lora.seed).to(decoder.device)
     weights = AdapterWeights(spec, flat_P, decoder.dtype)

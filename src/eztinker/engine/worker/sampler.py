@@ -26,10 +26,10 @@ from eztinker.engine.worker.attention import (
 )
 from eztinker.engine.worker.base_model import BaseModel
 from eztinker.engine.worker.batch import Batch, Row, SampleRequest, Stopwatch, row_params
+from eztinker.engine.worker.data_checks import check_token_ids
 from eztinker.engine.worker.hf_decoder import Segments
 from eztinker.engine.worker.kv_cache import KVCache
 from eztinker.engine.worker.lora import AdapterWeights
-from eztinker.engine.worker.trainer import check_token_ids
 from eztinker.errors import InvalidRequestError
 from eztinker.ops.logprobs import target_logprobs, top_logprobs
 from eztinker.ops.packing import Packing, pack

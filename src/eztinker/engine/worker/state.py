@@ -157,7 +157,7 @@ def read_adapter(base: BaseModel, folder: Path) -> tuple[AdapterWeights, int]:
         use_rslora=bool(content.get("use_rslora", False)),
     )
     decoder = base.decoder
-    sites = tuple(choose_sites(config, decoder.sites, tied_head=decoder.tied_head))
+    sites = tuple(choose_sites(config, decoder.sites))
     spec = AdapterSpec(base.name, config, sites, len(decoder.sites))
     flat_P = _flat_weights(spec, folder).to(decoder.device)
     return AdapterWeights(spec, flat_P, decoder.dtype), _recorded_step(folder)

@@ -16,23 +16,21 @@ import torch
 from torch import Tensor
 
 from eztinker.engine.worker.attention import Layout, PackedLayout, PaddedLayout
+from eztinker.engine.worker.data_checks import check_data, check_loss, weights_of
 from eztinker.engine.worker.devices import is_out_of_memory
 from eztinker.engine.worker.hf_decoder import HFDecoder
 from eztinker.engine.worker.lora import AdapterWeights, Dropout
-from eztinker.errors import InvalidRequestError, NotFoundError, NumericalError, OutOfMemoryError
+from eztinker.errors import InvalidRequestError, NumericalError, OutOfMemoryError
 from eztinker.ops.logprobs import target_logprobs
 from eztinker.ops.losses import (
     BUILT_IN,
     LossInputs,
-    list_loss_functions,
     registered_loss_function,
     resolve_config,
 )
 from eztinker.ops.packing import Packing, pack
-from eztinker.types.losses import LOSSES
 from eztinker.types.messages import PassPlan
 from eztinker.types.operations import PassResult, TrainingPass
-from eztinker.types.training import Datum, LossSpec
 
 _EXTRA_INPUTS = ("logprobs", "advantages", "sequence_ratio_mask")
 
@@ -90,9 +88,9 @@ class _Pass:
         self._data, self._spec = operation.data, operation.loss
         self._with_gradient = not operation.forward_only
         self._dropout_seed = dropout_seed
-        self._group_size = _check_loss(self._spec)
-        _check_data(decoder, self._data, self._spec)
-        self._weights = [_weights_of(datum) for datum in self._data]
+        self._group_size = check_loss(self._spec)
+        check_data(decoder, self._data, self._spec)
+        self._weights = [weights_of(datum) for datum in self._data]
         self._factor = self._reduction_factor()
         self._gradient_P = torch.zeros_like(adapter.flat_P) if self._with_gradient else None
         self._logprobs: list[np.ndarray] = [np.zeros(0, np.float32)] * len(self._data)
@@ -292,95 +290,9 @@ def executed_plan(plan: PassPlan, micro_batches: list[list[int]], dtype: torch.d
     )
 
 
-def _weights_of(datum: Datum) -> np.ndarray:
-    weights = datum.loss_fn_inputs.get("weights")
-    if weights is not None:
-        return weights
-    return np.ones(datum.loss_fn_inputs["target_tokens"].shape, np.float32)
-
-
 def _check_finite(loss: float) -> None:
     if not np.isfinite(loss):
         raise NumericalError(
             f"The loss is {loss}; nothing was added to the run. Look for extreme weights, advantages or "
             "logprobs in the data, or lower the learning rate."
-        )
-
-
-def _check_loss(spec: LossSpec) -> int:
-    """Size of the groups that must stay together."""
-    if spec.name in BUILT_IN:
-        resolve_config(spec.name, spec.config)
-        return LOSSES[spec.name].group_size
-    if registered_loss_function(spec.name) is None:
-        raise NotFoundError(
-            f"No loss function {spec.name!r}. Known: {', '.join(list_loss_functions())}.",
-            field="loss_fn",
-        )
-    return 1
-
-
-def _check_data(decoder: HFDecoder, data: Sequence[Datum], spec: LossSpec) -> None:
-    if not data:
-        raise InvalidRequestError("The request holds no data.", field="data")
-    signature = LOSSES.get(spec.name)
-    group_size = signature.group_size if signature else 1
-    if len(data) % group_size:
-        raise InvalidRequestError(
-            f"Loss {spec.name!r} takes data in groups of {group_size}, got {len(data)}.",
-            field="data",
-        )
-    required = ("target_tokens", *(signature.required if signature else ()))
-    for number, datum in enumerate(data):
-        _check_datum(decoder, number, datum, required, many_targets=_takes_many(spec.name))
-
-
-def _takes_many(name: str) -> bool:
-    return name in LOSSES and LOSSES[name].many_targets
-
-
-def _check_datum(
-    decoder: HFDecoder, number: int, datum: Datum, required: Sequence[str], *, many_targets: bool
-) -> None:
-    where = f"data[{number}]"
-    if not 1 <= datum.num_tokens <= decoder.context_length:
-        raise InvalidRequestError(
-            f"{where} has {datum.num_tokens} tokens; expected 1 to {decoder.context_length}, the model's "
-            "context.",
-            field="data",
-        )
-    for name in required:
-        if name not in datum.loss_fn_inputs:
-            raise InvalidRequestError(f"{where} lacks {name!r}, which this loss needs.", field=name)
-    targets = datum.loss_fn_inputs["target_tokens"]
-    if targets.ndim != 1 and not (many_targets and targets.ndim == 2):
-        raise InvalidRequestError(
-            f"{where}: this loss takes one target per position.", field="target_tokens"
-        )
-    for name, values in datum.loss_fn_inputs.items():
-        expected = targets.shape if name == "weights" else targets.shape[:1]
-        if values.shape[0] != datum.num_tokens or (
-            name != "target_tokens" and values.shape != expected
-        ):
-            raise InvalidRequestError(
-                f"{where}: {name!r} has shape {list(values.shape)}, but the datum has "
-                f"{datum.num_tokens} tokens.",
-                field=name,
-            )
-    check_token_ids(datum.tokens_T, decoder.vocab_size, f"{where}: input")
-    check_token_ids(targets, decoder.vocab_size, f"{where}: target")
-
-
-def check_token_ids(ids: np.ndarray, vocab_size: int, what: str) -> None:
-    """Refuse ids outside the vocabulary.
-
-    Raises:
-        InvalidRequestError: naming the first such id.
-    """
-    if ids.size and (int(ids.min()) < 0 or int(ids.max()) >= vocab_size):
-        wrong = ids[(ids < 0) | (ids >= vocab_size)].flat[0]
-        raise InvalidRequestError(
-            f"{what} token {int(wrong)} is outside the vocabulary of {vocab_size} ids.",
-            code="token_out_of_range",
-            field="tokens",
         )

@@ -9,7 +9,6 @@ came; sampling pins its weights when it starts. Knows no process and no socket (
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import threading
 import time
@@ -20,20 +19,16 @@ from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from eztinker.engine.worker import jobs
 from eztinker.engine.worker.base_model import BaseModel, load_base_model
 from eztinker.engine.worker.batch import SampleRequest
-from eztinker.engine.worker.devices import choose_device, is_out_of_memory, set_num_threads
+from eztinker.engine.worker.devices import choose_device, set_num_threads
+from eztinker.engine.worker.failures import Heartbeat, as_eztinker_error, error_info
 from eztinker.engine.worker.residents import Residents
 from eztinker.engine.worker.sampler import Sampler, sample_result
 from eztinker.errors import (
     CancelledError,
-    EZTinkerError,
     InvalidRequestError,
-    OutOfMemoryError,
-    ServerError,
 )
 from eztinker.ops.losses import BUILT_IN, list_loss_functions
 from eztinker.types.codec import encode
@@ -43,7 +38,6 @@ from eztinker.types.messages import (
     CancelJob,
     CloseRun,
     Command,
-    ErrorInfo,
     Event,
     JobDone,
     JobFailed,
@@ -61,10 +55,7 @@ from eztinker.types.messages import (
     WriteState,
 )  # fmt: skip
 
-logger = logging.getLogger(__name__)
-
 _PROGRESS_S = 0.5
-_MAX_LOADING_S = 900
 
 _HANDLERS: dict[type, Callable[..., jobs.Job]] = {
     OpenRun: jobs.open_run,
@@ -307,9 +298,9 @@ class Worker:
 
     def _failure_of(self, command: Any, error: Exception) -> Event:
         if isinstance(command, LoadBaseModel):
-            info = self._error_info(error, command.base_model)
+            info = error_info(error, command.base_model)
             return BaseModelFailed(self._epoch, command.base_model, info)
-        return JobFailed(self._epoch, _job_id(command), self._error_info(error, _job_id(command)))
+        return JobFailed(self._epoch, _job_id(command), error_info(error, _job_id(command)))
 
     def _load_base_model(self, command: LoadBaseModel) -> jobs.Job:
         base = self._resident_base_model(command)
@@ -338,7 +329,7 @@ class Worker:
                     field="base_model",
                 )
             return known
-        with _Heartbeat(lambda: self._emit(Progress(self._epoch, "LoadBaseModel"))):
+        with Heartbeat(lambda: self._emit(Progress(self._epoch, "LoadBaseModel"))):
             base = load_base_model(
                 command.base_model,
                 Path(command.folder),
@@ -391,10 +382,10 @@ class Worker:
         return True
 
     def _fail_samples(self, sampler: Sampler, error: Exception) -> None:
-        info = self._error_info(error, "sampling")
+        info = error_info(error, "sampling")
         for request in sampler.in_step:
             sampler.cancel(request)
-            request.error = _as_eztinker_error(error)
+            request.error = as_eztinker_error(error)
             if not self._is_internal(request):
                 self._emit(JobFailed(self._epoch, request.job_id, info))
 
@@ -404,46 +395,7 @@ class Worker:
     # Failures --------------------------------------------------------------------------------------
 
     def _fail(self, job_id: str, error: Exception) -> None:
-        self._emit(JobFailed(self._epoch, job_id, self._error_info(error, job_id)))
-
-    def _error_info(self, error: Exception, what: str) -> ErrorInfo:
-        known = _as_eztinker_error(error)
-        if known is not error and not isinstance(known, OutOfMemoryError):
-            logger.error("unexpected error in %s", what, exc_info=error)
-        return ErrorInfo(known.code, known.message, known.category, known.field, known.details)
-
-
-class _Heartbeat:
-    """Reports while one call that cannot report itself (reading weights) is in progress."""
-
-    def __init__(self, beat: Callable[[], None]) -> None:
-        self._beat = beat
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-
-    def _run(self) -> None:
-        deadline_s = time.monotonic() + _MAX_LOADING_S  # a read that hangs must be seen to hang
-        while not self._done.wait(_PROGRESS_S) and time.monotonic() < deadline_s:
-            self._beat()
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *exc: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-
-def _as_eztinker_error(error: Exception) -> EZTinkerError:
-    if isinstance(error, EZTinkerError):
-        return error
-    if is_out_of_memory(error):
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return OutOfMemoryError(
-            "Memory ran out. Use shorter or fewer sequences, or a smaller model."
-        )
-    return ServerError(f"The engine failed with {type(error).__name__}; the log has the details.")
+        self._emit(JobFailed(self._epoch, job_id, error_info(error, job_id)))
 
 
 def _job_id(command: Any) -> str:

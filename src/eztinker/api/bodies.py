@@ -12,24 +12,35 @@ import time
 from typing import TypeVar
 
 import orjson
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from eztinker.api.errors import from_validation
 from eztinker.errors import InvalidRequestError, TooLargeError, UserError
-from eztinker.models.api import WireModel
 
-M = TypeVar("M", bound=WireModel)
+M = TypeVar("M", bound=BaseModel)
 
 _DRAIN_S = 1.0
 
 
 async def read_raw(request: Request, max_bytes: int) -> bytes:
-    """The whole body.
+    """The whole body of a request that must be JSON.
 
     Raises:
         TooLargeError: code ``body_too_large``.
         UserError: code ``unsupported_media_type``, there is a body and it is not called JSON.
+    """
+    raw = await read_bytes(request, max_bytes)
+    if raw:
+        _check_content_type(request.headers.get("content-type"))
+    return raw
+
+
+async def read_bytes(request: Request, max_bytes: int) -> bytes:
+    """The whole body, whatever it is.
+
+    Raises:
+        TooLargeError: code ``body_too_large``.
     """
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > max_bytes:
@@ -44,10 +55,7 @@ async def read_raw(request: Request, max_bytes: int) -> bytes:
             await _drain(request)
             raise _too_large(num_bytes, max_bytes)
         chunks.append(chunk)
-    raw = b"".join(chunks)
-    if raw:
-        _check_content_type(request.headers.get("content-type"))
-    return raw
+    return b"".join(chunks)
 
 
 async def _drain(request: Request) -> None:

@@ -1,7 +1,8 @@
 """The application: routes, error handlers and documents around one service.
 
 Knows which routers there are and nothing of what they do; starts no server process (``launch.py``).
-Routes of further wires get a router of their own here.
+The Tinker wire is an application of its own below
+``/api/v1``: its answers, statuses and bodies follow another protocol.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from eztinker.api.deps import refuse_unknown_query
 from eztinker.api.middleware import RequestFrame
 from eztinker.api.openapi import DESCRIPTION, ERROR_RESPONSES, describe
 from eztinker.api.routes import checkpoints, health, jobs, models, runs, sampling, training
+from eztinker.api.routes.tinker.app import PREFIX as TINKER_PREFIX
+from eztinker.api.routes.tinker.app import create_tinker_app
 from eztinker.errors import EZTinkerError
 
 if TYPE_CHECKING:
@@ -58,6 +61,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.created_at_s = time.time()
     for router in ROUTERS:
         app.include_router(router)
+    app.mount(TINKER_PREFIX, create_tinker_app(service))
     _describe_once(app)
     _handle_errors(app)
     app.add_middleware(RequestFrame)

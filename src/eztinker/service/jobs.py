@@ -115,11 +115,15 @@ class Jobs:
         """
         info = ErrorInfo(error.code, error.message, error.category, error.field, error.details)
         refusal = operation_log.Refusal(new_job_id(), run_id, seq, kind, info, request_digest)
+        # As in submit: a caller who hangs up must not leave behind a number that releases nothing.
+        return await asyncio.shield(self._log_refusal(refusal))
+
+    async def _log_refusal(self, refusal: operation_log.Refusal) -> JobRecord:
         at_s = time.time()
         stored, next_seq = await self._database.write(
             lambda connection: operation_log.append_refused(connection, refusal, at_s=at_s)
         )
-        self._engine.release(run_id, next_seq)
+        self._engine.release(refusal.run_id, next_seq)
         return self._as_seen_now(stored)
 
     async def wait(self, job_id: str, timeout_s: float) -> JobRecord:

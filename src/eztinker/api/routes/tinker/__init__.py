@@ -1,0 +1,1 @@
+"""Routes of the Tinker wire, below ``/api/v1``."""

@@ -1,0 +1,56 @@
+"""The Tinker wire as one application, mounted below ``/api/v1``.
+
+It has a 404 of its own: the official client shows ``detail`` and takes some statuses as a reason to try
+again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from eztinker.api.routes.tinker import futures, models, rest, sampling, session, training
+from eztinker.api.tinker.errors import error_response
+from eztinker.errors import NotFoundError, UserError
+
+if TYPE_CHECKING:
+    from eztinker.service.service import Service
+
+PREFIX = "/api/v1"
+ROUTES = (
+    *session.ROUTES,
+    *models.ROUTES,
+    *training.ROUTES,
+    *sampling.ROUTES,
+    *futures.ROUTES,
+    *rest.ROUTES,
+)
+
+
+def create_tinker_app(service: Service) -> Starlette:
+    """The application over a service that someone else starts and stops."""
+    app = Starlette(routes=list(ROUTES), exception_handlers={HTTPException: _answer_no_route})
+    app.router.redirect_slashes = False
+    app.state.service = service
+    return app
+
+
+async def _answer_no_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    method, path = request.method, request.url.path[:100]
+    if error.status_code == 405:
+        wrong = UserError(f"{path} does not answer {method[:20]}.", code="method_not_allowed")
+        response = error_response(wrong)
+        response.headers.update(error.headers or {})
+        return response
+    return error_response(
+        NotFoundError(
+            f"There is no {method[:20]} {path} on this server: a newer or older part of the Tinker protocol "
+            "that is not implemented here.",
+            code="route_not_found",
+        )
+    )

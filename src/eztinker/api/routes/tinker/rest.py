@@ -1,0 +1,215 @@
+"""What exists, on the Tinker wire: training runs, checkpoints, sessions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import Response
+
+from eztinker.api.answers import iso_time
+from eztinker.api.tinker.endpoint import Call, answer, endpoint, nothing
+from eztinker.api.tinker.paths import (
+    TYPE_OF_KIND,
+    CheckpointPath,
+    is_listed,
+    parse_path,
+    path_of_stored,
+)
+from eztinker.errors import NotFoundError
+from eztinker.models import tinker as wire
+from eztinker.types.records import CheckpointRecord, RunRecord
+
+OWNER = "local"
+"""There are no accounts; everything belongs to whoever runs the server."""
+
+
+async def list_runs(call: Call) -> Response:
+    """Training runs, newest first."""
+    limit, offset = call.page(20)
+    runs, total = await call.service.runs.list(limit=limit, offset=offset, base_model=None)
+    checkpoints = await call.service.checkpoints.list(run_id=None)
+    return answer(
+        {
+            "training_runs": [_run_fields(run, checkpoints) for run in runs],
+            "cursor": _cursor(limit, offset, total),
+        }
+    )
+
+
+async def get_run(call: Call) -> Response:
+    """One training run."""
+    run = await call.service.runs.get(call.path("run_id"))
+    return answer(_run_fields(run, await call.service.checkpoints.list(run_id=run.run_id)))
+
+
+def _run_fields(run: RunRecord, checkpoints: list[CheckpointRecord]) -> dict[str, Any]:
+    own = [entry for entry in checkpoints if entry.run_id == run.run_id and is_listed(entry)]
+    newest = {path_of_stored(entry.run_id, entry.name).kind: entry for entry in own}
+    fields: dict[str, Any] = {
+        "training_run_id": run.run_id,
+        "base_model": run.base_model,
+        "model_owner": OWNER,
+        "is_lora": True,
+        "lora_rank": run.lora.r,
+        "corrupted": False,
+        "last_request_time": iso_time(run.created_at_s),
+        "user_metadata": run.user_metadata,
+    }
+    if "weights" in newest:
+        fields["last_checkpoint"] = _checkpoint_fields(newest["weights"])
+    if "sampler_weights" in newest:
+        fields["last_sampler_checkpoint"] = _checkpoint_fields(newest["sampler_weights"])
+    return fields
+
+
+def _cursor(limit: int, offset: int, total: int) -> dict[str, int]:
+    return {"offset": offset, "limit": limit, "total_count": total}
+
+
+# Checkpoints --------------------------------------------------------------------------------------
+
+
+async def list_checkpoints(call: Call) -> Response:
+    """Checkpoints of all runs, newest first."""
+    limit, offset = call.page(100)
+    listed = [c for c in await call.service.checkpoints.list(run_id=None) if is_listed(c)][::-1]
+    page = listed[offset : offset + limit]
+    return answer(
+        {
+            "checkpoints": [_checkpoint_fields(checkpoint) for checkpoint in page],
+            "cursor": _cursor(limit, offset, len(listed)),
+        }
+    )
+
+
+async def list_run_checkpoints(call: Call) -> Response:
+    """Checkpoints of one run, oldest first."""
+    run_id = call.path("run_id")
+    listed = [c for c in await call.service.checkpoints.list(run_id=run_id) if is_listed(c)]
+    if not listed:
+        await call.service.runs.get(run_id)
+    return answer({"checkpoints": [_checkpoint_fields(checkpoint) for checkpoint in listed]})
+
+
+def _checkpoint_fields(checkpoint: CheckpointRecord) -> dict[str, Any]:
+    path = path_of_stored(checkpoint.run_id, checkpoint.name)
+    fields = {
+        "checkpoint_id": path.checkpoint_id,
+        "checkpoint_type": TYPE_OF_KIND[path.kind],
+        "time": iso_time(checkpoint.created_at_s),
+        "tinker_path": str(path),
+        "size_bytes": checkpoint.size_bytes,
+        "public": checkpoint.is_public,
+        "user_metadata": checkpoint.user_metadata,
+    }
+    if checkpoint.expires_at_s is not None:
+        fields["expires_at"] = iso_time(checkpoint.expires_at_s)
+    return fields
+
+
+def _checkpoint(call: Call) -> CheckpointPath:
+    """The checkpoint that the path of a request names."""
+    kind, name = call.path("kind"), call.path("name")
+    if kind not in TYPE_OF_KIND:
+        raise NotFoundError(
+            f"There are no checkpoints of the kind {kind[:100]!r}. Kinds: {', '.join(TYPE_OF_KIND)}.",
+            code="checkpoint_not_found",
+        )
+    return CheckpointPath(call.path("run_id"), kind, name)
+
+
+async def delete_checkpoint(call: Call) -> Response:
+    """Delete a checkpoint."""
+    path = _checkpoint(call)
+    await call.service.checkpoints.delete(path.run_id, path.stored_name)
+    return nothing()
+
+
+async def publish(call: Call) -> Response:
+    """Mark a checkpoint as public."""
+    path = _checkpoint(call)
+    await call.service.checkpoints.set_public(path.run_id, path.stored_name, True)
+    return nothing()
+
+
+async def unpublish(call: Call) -> Response:
+    """Take that back."""
+    path = _checkpoint(call)
+    await call.service.checkpoints.set_public(path.run_id, path.stored_name, False)
+    return nothing()
+
+
+async def set_ttl(call: Call) -> Response:
+    """Have a checkpoint deleted after a while, or never."""
+    path, body = _checkpoint(call), await call.body(wire.SetTtl)
+    await call.service.checkpoints.set_ttl(path.run_id, path.stored_name, body.ttl_seconds)
+    return nothing()
+
+
+async def weights_info(call: Call) -> Response:
+    """What a checkpoint belongs to and how its adapter is made."""
+    body = await call.body(wire.WeightsInfo)
+    path = parse_path(body.tinker_path, field="tinker_path")
+    checkpoint = await call.service.checkpoints.get(path.run_id, path.stored_name)
+    lora = checkpoint.lora
+    return answer(
+        {
+            "base_model": checkpoint.base_model,
+            "is_lora": True,
+            "lora_rank": lora.r,
+            "train_unembed": lora.train_unembed,
+            "train_mlp": lora.train_mlp,
+            "train_attn": lora.train_attn,
+            "optimizer_config": {"type": "adamw"},
+        }
+    )
+
+
+# Sessions -----------------------------------------------------------------------------------------
+
+
+async def list_sessions(call: Call) -> Response:
+    """Ids of sessions, newest first."""
+    limit, offset = call.page(20)
+    sessions = await call.service.sessions.list()
+    page = sessions[offset : offset + limit]
+    return answer({"sessions": [session.session_id for session in page]})
+
+
+async def get_session(call: Call) -> Response:
+    """What a session has made."""
+    session = await call.service.sessions.get(call.path("session_id"))
+    run_ids, sampler_ids = await call.service.sessions.contents(session.session_id)
+    fields: dict[str, Any] = {
+        "training_run_ids": run_ids,
+        "sampler_ids": sampler_ids,
+        "user_metadata": session.user_metadata,
+    }
+    if session.display_name is not None:
+        fields["display_name"] = session.display_name
+    return answer(fields)
+
+
+async def move_session(call: Call) -> Response:
+    """Put a session into a project."""
+    body = await call.body(wire.MoveSession)
+    await call.service.sessions.move(call.path("session_id"), body.project_id)
+    return nothing()
+
+
+_CHECKPOINT = "/training_runs/{run_id}/checkpoints/{kind}/{name}"
+
+ROUTES = (
+    endpoint("GET", "/training_runs", list_runs),
+    endpoint("GET", "/training_runs/{run_id}", get_run),
+    endpoint("GET", "/training_runs/{run_id}/checkpoints", list_run_checkpoints),
+    endpoint("GET", "/checkpoints", list_checkpoints),
+    endpoint("DELETE", _CHECKPOINT, delete_checkpoint),
+    endpoint("POST", f"{_CHECKPOINT}/publish", publish),
+    endpoint("DELETE", f"{_CHECKPOINT}/publish", unpublish),
+    endpoint("PUT", f"{_CHECKPOINT}/ttl", set_ttl),
+    endpoint("POST", "/weights_info", weights_info),
+    endpoint("GET", "/sessions", list_sessions),
+    endpoint("GET", "/sessions/{session_id}", get_session),
+    endpoint("PUT", "/sessions/{session_id}/project", move_session),
+)

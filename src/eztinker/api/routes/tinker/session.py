@@ -1,0 +1,90 @@
+"""Start-up of a client: its settings, its session, its heartbeat, its telemetry."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from starlette.responses import Response
+
+from eztinker.api.tinker.endpoint import Call, answer, endpoint, nothing
+from eztinker.api.tinker.metadata import as_strings
+from eztinker.errors import NotFoundError
+from eztinker.models import tinker as wire
+
+_STATUS_OF_REASON = {"success": "finished", "errored": "errored", "interrupted": "interrupted"}
+
+
+async def client_config(call: Call) -> Response:
+    """Switches of the client; all stay at its own defaults."""
+    await call.drop_body()
+    return answer({})
+
+
+async def create_session(call: Call) -> Response:
+    """Begin a session."""
+    body = await call.body(wire.CreateSession)
+    session = await call.service.sessions.create(
+        tags=body.tags,
+        user_metadata=as_strings(body.user_metadata),
+        display_name=body.display_name,
+        project_id=body.project_id,
+    )
+    message = f"EZTinker {version('eztinker')}"
+    return answer(
+        {"type": "create_session", "session_id": session.session_id, "info_message": message}
+    )
+
+
+async def heartbeat(call: Call) -> Response:
+    """A client is alive. 410 for a session of another server ends its heartbeats."""
+    body = await call.body(wire.Heartbeat)
+    try:
+        await call.service.sessions.need(body.session_id)
+    except NotFoundError as error:
+        return answer({"detail": error.message, "code": error.code}, 410)
+    return answer({"type": "session_heartbeat"})
+
+
+async def telemetry(call: Call) -> Response:
+    """Taken and dropped. At once: the client reports errors to its user only after this answer."""
+    await call.drop_body()
+    return answer({"status": "accepted"})
+
+
+async def finish_session(call: Call) -> Response:
+    """A client says how its session ended."""
+    body = await call.body(wire.FinishSession)
+    status = _STATUS_OF_REASON.get(body.reason.type, "finished")
+    await call.service.sessions.finish(call.path("session_id"), status)
+    return nothing()
+
+
+async def health(call: Call) -> Response:
+    """The server answers."""
+    return answer({"status": "ok"})
+
+
+async def capabilities(call: Call) -> Response:
+    """Base models that can be used without a download."""
+    models = [
+        {
+            "model_name": record.name,
+            "max_context_length": record.context_length,
+            "trainable": True,
+            "sampleable": True,
+        }
+        for record in call.service.base_models.known()
+    ]
+    return answer({"supported_models": models})
+
+
+ROUTES = (
+    endpoint("POST", "/client/config", client_config),
+    endpoint("POST", "/client/dynamic_config", client_config),
+    endpoint("POST", "/create_session", create_session),
+    endpoint("POST", "/session_heartbeat", heartbeat),
+    endpoint("POST", "/telemetry", telemetry),
+    endpoint("POST", "/sessions/{session_id}/finish", finish_session),
+    endpoint("GET", "/healthz", health),
+    endpoint("GET", "/get_server_capabilities", capabilities),
+)

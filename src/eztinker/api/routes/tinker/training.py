@@ -1,0 +1,153 @@
+"""Ordered operations of a model on the Tinker wire: passes, optimizer steps, saving."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from eztinker.api.tinker.endpoint import Call, endpoint
+from eztinker.api.tinker.passes import training_pass
+from eztinker.api.tinker.paths import ephemeral_checkpoint, new_checkpoint
+from eztinker.api.tinker.submit import MakeOperation, submit_numbered
+from eztinker.errors import InvalidRequestError, UnsupportedError
+from eztinker.models import tinker as wire
+from eztinker.models.proto.tinker_public import ForwardBackwardRequest
+from eztinker.service.sessions import sampler_id_of
+from eztinker.types.operations import OptimStep, SaveCheckpoint
+from eztinker.types.sampling import WeightsRef
+from eztinker.types.training import AdamParams
+
+EPHEMERAL_TTL_S = 24 * 3600
+"""How long weights without a name are kept: longer than any client samples from one step's."""
+
+
+async def forward_backward(call: Call) -> Response:
+    """A pass over data; with ``forward_only`` no gradient comes of it."""
+    message = await call.message(ForwardBackwardRequest)
+    if not message.model_id:
+        raise InvalidRequestError("model_id: missing.", code="missing_field", field="model_id")
+    return await submit_numbered(
+        call,
+        lambda: training_pass(message),
+        model_id=message.model_id,
+        seq_id=message.seq_id,
+        kind="forward" if message.forward_only else "forward_backward",
+    )
+
+
+async def optim_step(call: Call) -> Response:
+    """One AdamW step."""
+    body = await call.body(wire.OptimStep)
+    return await submit_numbered(
+        call,
+        lambda: OptimStep(_adam(body)),
+        model_id=body.model_id,
+        seq_id=body.seq_id,
+        kind="optim_step",
+    )
+
+
+def _adam(body: wire.OptimStep) -> AdamParams:
+    if body.optimizer_params is not None:
+        raise UnsupportedError(
+            f"optimizer_params.type: {body.optimizer_params.type[:100]!r} is not implemented. Send "
+            "adam_params.",
+            field="optimizer_params.type",
+        )
+    if body.adam_params is None:
+        raise InvalidRequestError(
+            "adam_params: missing. Send at least a learning_rate.",
+            code="missing_field",
+            field="adam_params",
+        )
+    adam = body.adam_params
+    return AdamParams(
+        learning_rate=adam.learning_rate,
+        weight_decay=adam.weight_decay,
+        beta1=adam.beta1,
+        beta2=adam.beta2,
+        eps=adam.eps,
+        grad_clip_norm=adam.grad_clip_norm if adam.grad_clip_norm > 0 else None,
+    )
+
+
+async def save_weights(call: Call) -> Response:
+    """Save weights and optimizer state under a name."""
+    body = await call.body(wire.SaveWeights)
+
+    def operation() -> SaveCheckpoint:
+        path = new_checkpoint(body.model_id, "weights", body.path)
+        return SaveCheckpoint(
+            path.stored_name,
+            overwrite=body.overwrite,
+            ttl_s=body.ttl_seconds,
+            user_metadata=body.user_metadata,
+        )
+
+    return await _submit_save(call, body, operation)
+
+
+async def save_weights_for_sampler(call: Call) -> Response:
+    """Save weights to sample from: under a name, or as a sampling session."""
+    body = await call.body(wire.SaveWeightsForSampler)
+
+    async def operation() -> SaveCheckpoint:
+        if body.path is None:
+            return await _ephemeral(call, body)
+        path = new_checkpoint(body.model_id, "sampler_weights", body.path)
+        return SaveCheckpoint(
+            path.stored_name,
+            with_optimizer=False,
+            ttl_s=body.ttl_seconds,
+            user_metadata=body.user_metadata,
+        )
+
+    return await _submit_save(call, body, operation)
+
+
+async def _ephemeral(call: Call, body: wire.SaveWeightsForSampler) -> SaveCheckpoint:
+    if body.kind == "inflight":
+        raise UnsupportedError(
+            "kind: inflight weights, which change under a sampling client, are not implemented. Use "
+            "kind=snapshot.",
+            field="kind",
+        )
+    if body.sampling_session_seq_id is None:
+        raise InvalidRequestError(
+            "path: missing. Send a name, or sampling_session_seq_id for weights without one.",
+            code="missing_field",
+            field="path",
+        )
+    run = await call.service.runs.get(body.model_id)
+    session_id = body.model_id.partition(":")[0]
+    seq_id = body.sampling_session_seq_id
+    path = ephemeral_checkpoint(run.run_id, sampler_id_of(session_id, seq_id).rpartition(":")[2])
+    await call.service.samplers.create(
+        session_id, seq_id, WeightsRef(run.base_model, run.run_id, path.stored_name)
+    )
+    return SaveCheckpoint(path.stored_name, with_optimizer=False, ttl_s=EPHEMERAL_TTL_S)
+
+
+async def save_weights_external(call: Call) -> Response:
+    """Save the adapter for use elsewhere, in PEFT's layout."""
+    body = await call.body(wire.SaveWeightsExternal)
+
+    def operation() -> SaveCheckpoint:
+        path = new_checkpoint(body.model_id, "external_weights", body.path)
+        return SaveCheckpoint(path.stored_name, with_optimizer=False, ttl_s=body.ttl_seconds)
+
+    return await _submit_save(call, body, operation)
+
+
+async def _submit_save(call: Call, body: wire.Numbered, operation: MakeOperation) -> Response:
+    return await submit_numbered(
+        call, operation, model_id=body.model_id, seq_id=body.seq_id, kind="save_checkpoint"
+    )
+
+
+ROUTES = (
+    endpoint("POST", "/forward_backward", forward_backward),
+    endpoint("POST", "/optim_step", optim_step),
+    endpoint("POST", "/save_weights", save_weights),
+    endpoint("POST", "/save_weights_for_sampler", save_weights_for_sampler),
+    endpoint("POST", "/save_weights_external", save_weights_external),
+)

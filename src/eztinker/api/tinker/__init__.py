@@ -1,0 +1,1 @@
+"""The Tinker wire: its bodies, errors and conversions. Its routes stand in ``api/routes/tinker``."""

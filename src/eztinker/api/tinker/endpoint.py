@@ -1,0 +1,171 @@
+"""What every endpoint of the Tinker wire has in common: its call, its body, its errors.
+
+Knows Starlette and no endpoint. Used by ``api/routes/tinker``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import orjson
+from google.protobuf.message import DecodeError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from eztinker.api.bodies import parse, read_bytes
+from eztinker.api.tinker.errors import error_response
+from eztinker.errors import EZTinkerError, InvalidRequestError, ServerError, UserError
+from eztinker.models.tinker import TinkerModel
+
+if TYPE_CHECKING:
+    from eztinker.service.service import Service
+
+log = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=TinkerModel)
+
+PROTOBUF = "application/x-protobuf"
+MAX_PAGE = 1000
+
+
+class Call:
+    """One request to an endpoint.
+
+    Attributes:
+        service: what is asked.
+        digest: tells a repeated request from another one; set once the body was read.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self.service: Service = request.app.state.service
+        self.digest = ""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the caller sits on this machine, and so sees the same files."""
+        client = self._request.client
+        return client is not None and client.host in {"127.0.0.1", "::1", "localhost"}
+
+    @property
+    def base_url(self) -> str:
+        """This wire's address as the caller wrote it, without a slash at the end."""
+        return str(self._request.base_url).rstrip("/")
+
+    def path(self, name: str) -> str:
+        """A part of the path."""
+        return self._request.path_params[name]
+
+    def page(self, default_limit: int) -> tuple[int, int]:
+        """``limit`` and ``offset`` of a list."""
+        return (
+            self._whole_number("limit", default_limit, most=MAX_PAGE),
+            self._whole_number("offset", 0, most=2**63 - 1),
+        )
+
+    async def body(self, model: type[M]) -> M:
+        """The JSON body.
+
+        Raises:
+            InvalidRequestError: it is not JSON, or a field does not fit.
+        """
+        raw = await self._read()
+        self.digest = hashlib.sha256(self._request.url.path.encode() + b"\n" + raw).hexdigest()
+        return parse(raw, model)
+
+    async def message(self, cls: Any) -> Any:
+        """The protobuf body.
+
+        Raises:
+            UserError: code ``unsupported_media_type``.
+            InvalidRequestError: code ``invalid_protobuf``.
+        """
+        self._check_protobuf()
+        message = cls()
+        try:
+            message.ParseFromString(await self._read())
+        except DecodeError as error:
+            raise InvalidRequestError(
+                f"The body is no {cls.DESCRIPTOR.name} in protobuf: {error}. Send one, with the header "
+                f"'Content-Type: {PROTOBUF}'.",
+                code="invalid_protobuf",
+            ) from None
+        # The order of a map's entries may differ between two copies of one request.
+        canonical = message.SerializeToString(deterministic=True)
+        self.digest = hashlib.sha256(canonical).hexdigest()
+        return message
+
+    async def drop_body(self) -> None:
+        """Read a body that nobody wants."""
+        await self._read()
+
+    async def _read(self) -> bytes:
+        return await read_bytes(self._request, self.service.config.limits.max_body_bytes)
+
+    def _check_protobuf(self) -> None:
+        kind = self._request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        encoding = self._request.headers.get("content-encoding", "identity").lower()
+        if kind != PROTOBUF:
+            raise UserError(
+                f"forward_backward takes {PROTOBUF}, got {kind[:100] or 'no Content-Type'}. Use the tinker "
+                "SDK, or POST /v1/runs/{run_id}/forward_backward with JSON.",
+                code="unsupported_media_type",
+                field="Content-Type",
+            )
+        if encoding != "identity":
+            raise UserError(
+                f"Content-Encoding {encoding[:100]!r} is not read here. Send the body as it is "
+                "(proto_compress_fwdbwd is off in client/config).",
+                code="unsupported_media_type",
+                field="Content-Encoding",
+            )
+
+    def _whole_number(self, name: str, default: int, *, most: int) -> int:
+        text = self._request.query_params.get(name)
+        if text is None:
+            return default
+        if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= most):
+            raise InvalidRequestError(
+                f"query parameter {name}: expected an integer from 0 to {most}, got {text[:100]!r}.",
+                field=name,
+            )
+        return int(text)
+
+
+Handler = Callable[[Call], Awaitable[Response]]
+
+
+def endpoint(method: str, path: str, handler: Handler) -> Route:
+    """A route whose errors are those of this wire."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await handler(Call(request))
+        except EZTinkerError as error:
+            return error_response(error)
+        except Exception:
+            log.exception("%s %s failed", method, request.url.path)
+            return error_response(internal_error())
+
+    return Route(path, answer, methods=[method], name=handler.__name__)
+
+
+def internal_error() -> ServerError:
+    """What the caller learns of a fault of ours."""
+    return ServerError(
+        "The server failed at this request; that is not your mistake. Its log has the reason."
+    )
+
+
+def answer(content: dict[str, Any], status: int = 200) -> Response:
+    """A JSON answer."""
+    return Response(orjson.dumps(content), status, media_type="application/json")
+
+
+def nothing() -> Response:
+    """The answer where the client wants none."""
+    return Response(status_code=204)

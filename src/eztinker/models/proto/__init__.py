@@ -1,0 +1,1 @@
+"""Protocol-buffer messages of the Tinker wire, declared by ourselves."""

@@ -98,9 +98,9 @@ def test_initial_weights_depend_on_the_seed_only():
 
 def test_dropout_is_a_function_of_seed_and_layer():
     x = torch.ones(50, 40)
-    dropped = Dropout(0.25, seed=11)(x, 3)
-    assert torch.equal(dropped, Dropout(0.25, seed=11)(x, 3))
-    assert not torch.equal(dropped, Dropout(0.25, seed=11)(x, 4))
-    assert not torch.equal(dropped, Dropout(0.25, seed=12)(x, 3))
+    dropped = Dropout(0.25, seed=11).mask(x, 3)
+    assert torch.equal(dropped, Dropout(0.25, seed=11).mask(x, 3))
+    assert not torch.equal(dropped, Dropout(0.25, seed=11).mask(x, 4))
+    assert not torch.equal(dropped, Dropout(0.25, seed=12).mask(x, 3))
     assert sorted(dropped.unique().tolist()) == pytest.approx([0, 1 / 0.75])
     assert dropped.mean() == pytest.approx(1, abs=0.05)

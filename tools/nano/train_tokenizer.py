@@ -53,7 +53,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = VOCAB_SIZE) -> Token
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[_added(text) for text in CONTROL_TOKENS + THINK_TOKENS],
+        special_tokens=[
+            AddedToken(text, special=True, normalized=False)
+            for text in CONTROL_TOKENS + THINK_TOKENS
+        ],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -64,11 +67,15 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = VOCAB_SIZE) -> Token
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    return tokenizer
+    return _with_visible_thought(tokenizer)
 
 
-def _added(text: str) -> AddedToken:
-    return AddedToken(text, special=text in CONTROL_TOKENS, normalized=False)
+def _with_visible_thought(tokenizer: Tokenizer) -> Tokenizer:
+    """Make the think tokens ordinary added tokens: the trainer marks all it is given as control."""
+    described = json.loads(tokenizer.to_str())
+    for token in described["added_tokens"]:
+        token["special"] = token["content"] in CONTROL_TOKENS
+    return Tokenizer.from_str(json.dumps(described, ensure_ascii=False))
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:

@@ -66,7 +66,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class CandidateParams:
-    """How to sample candidates.
+    """How to sample candidates; what is not named here (top_k, top_p) is the API's default.
 
     Attributes:
         num_candidates: answers for each prompt, at least 1.

@@ -95,7 +95,7 @@ class PassAnswer(Answer):
     batches: int = Field(description="Number of data.")
     num_tokens: int = Field(description="Labels that count.")
     logprobs: list[list[Any]] = Field(
-        description="Per datum one per label, aligned with input_ids; null at position 0; 0 where it was not computed, at labels that do not count."
+        description="Per datum one per label, aligned with input_ids; null at position 0 and where it was not computed: at labels that do not count, with reduction mean."
     )
     metrics: dict[str, float | None]
 

@@ -134,6 +134,12 @@ class LoadWeights(TinkerModel):
     optimizer_config: OptimizerConfig = OptimizerConfig()
 
 
+class LoadPlace(Described):
+    """Whether ``load_weights`` is about a model that exists."""
+
+    model_id: Text | None = None
+
+
 class ModelReference(TinkerModel):
     """``get_info``."""
 
@@ -162,6 +168,13 @@ class OptimizerParams(Described):
 
 class Numbered(TinkerModel):
     """An operation of a model's order."""
+
+    model_id: Text
+    seq_id: Number | None = None
+
+
+class Place(Described):
+    """Whose operation it is and which number it has, whatever else the body says."""
 
     model_id: Text
     seq_id: Number | None = None

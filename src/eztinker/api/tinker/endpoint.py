@@ -44,6 +44,7 @@ class Call:
         self._request = request
         self.service: Service = request.app.state.service
         self.digest = ""
+        self._raw: bytes | None = None
 
     @property
     def is_local(self) -> bool:
@@ -73,9 +74,13 @@ class Call:
         Raises:
             InvalidRequestError: it is not JSON, or a field does not fit.
         """
+        return parse(await self.raw_json(), model)
+
+    async def raw_json(self) -> bytes:
+        """The bytes of a JSON body."""
         raw = await self._read()
         self.digest = hashlib.sha256(self._request.url.path.encode() + b"\n" + raw).hexdigest()
-        return parse(raw, model)
+        return raw
 
     async def message(self, cls: Any) -> Any:
         """The protobuf body.
@@ -104,7 +109,10 @@ class Call:
         await self._read()
 
     async def _read(self) -> bytes:
-        return await read_bytes(self._request, self.service.config.limits.max_body_bytes)
+        if self._raw is None:
+            limit = self.service.config.limits.max_body_bytes
+            self._raw = await read_bytes(self._request, limit)
+        return self._raw
 
     def _check_protobuf(self) -> None:
         kind = self._request.headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from starlette.responses import Response
 
+from eztinker.api.bodies import parse
 from eztinker.api.tinker.endpoint import Call, answer, internal_error
-from eztinker.errors import CapacityError, ConflictError, EZTinkerError, NotFoundError
+from eztinker.errors import (
+    CapacityError,
+    ConflictError,
+    EZTinkerError,
+    InvalidRequestError,
+    NotFoundError,
+)
+from eztinker.models import tinker as wire
 from eztinker.types.operations import Operation
 from eztinker.types.records import BaseModelRecord, JobRecord
 
@@ -23,12 +31,45 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MakeOperation = Callable[[], Operation] | Callable[[], Awaitable[Operation]]
+M = TypeVar("M", bound=wire.TinkerModel)
+
+
+async def submit_body(
+    call: Call,
+    model: type[M],
+    make: Callable[[M], Operation | Awaitable[Operation]],
+    *,
+    kind: str,
+) -> Response:
+    """Promise the operation that a JSON body asks for.
+
+    The number is looked for first, so that a body which does not fit its schema uses it up as well.
+
+    Args:
+        make: converts the body; what it raises is a refusal of this operation.
+
+    Raises:
+        InvalidRequestError: the body does not fit, and does not say which number that was.
+        NotFoundError, ConflictError, CapacityError: as in ``submit_numbered``.
+    """
+    raw = await call.raw_json()
+    try:
+        numbered = parse(raw, wire.Place)
+    except InvalidRequestError:
+        parse(raw, model)  # its own complaint is the better one
+        raise
+    return await submit_numbered(
+        call,
+        lambda: make(parse(raw, model)),
+        model_id=numbered.model_id,
+        seq_id=numbered.seq_id,
+        kind=kind,
+    )
 
 
 async def submit_numbered(
     call: Call,
-    make: MakeOperation,
+    make: Callable[[], Operation | Awaitable[Operation]],
     *,
     model_id: str,
     seq_id: int | None,

@@ -6,6 +6,7 @@ import secrets
 
 from starlette.responses import Response
 
+from eztinker.api.bodies import parse
 from eztinker.api.tinker.endpoint import Call, answer, endpoint
 from eztinker.api.tinker.metadata import (
     AdapterSettings,
@@ -14,7 +15,7 @@ from eztinker.api.tinker.metadata import (
     quantization_of,
 )
 from eztinker.api.tinker.paths import parse_path
-from eztinker.api.tinker.submit import promise, resolve_base, submit_numbered
+from eztinker.api.tinker.submit import promise, resolve_base, submit_body
 from eztinker.errors import InvalidRequestError, UnsupportedError
 from eztinker.models import tinker as wire
 from eztinker.service.sessions import run_id_of
@@ -59,27 +60,24 @@ def _need_adamw(config: wire.OptimizerConfig) -> None:
 
 async def load_weights(call: Call) -> Response:
     """Load a checkpoint into a model, or make a new model of it."""
-    body = await call.body(wire.LoadWeights)
-    _need_adamw(body.optimizer_config)
-    if body.model_id is not None:
-        return await _load_into(call, body, body.model_id)
+    raw = await call.raw_json()
+    if parse(raw, wire.LoadPlace).model_id is not None:
+        return await submit_body(call, wire.LoadWeights, _load_into, kind="load_checkpoint")
+    body = parse(raw, wire.LoadWeights)
     if body.session_id is None or body.model_seq_id is None:
         raise InvalidRequestError(
             "load_weights: expected model_id with seq_id (load into a model), or session_id with "
             "model_seq_id (make a model), got neither.",
             field="model_id",
         )
+    _need_adamw(body.optimizer_config)
     return await _create_from(call, body, body.session_id, body.model_seq_id)
 
 
-async def _load_into(call: Call, body: wire.LoadWeights, model_id: str) -> Response:
-    def operation() -> LoadCheckpoint:
-        path = parse_path(body.path, field="path")
-        return LoadCheckpoint(path.run_id, path.stored_name, body.optimizer)
-
-    return await submit_numbered(
-        call, operation, model_id=model_id, seq_id=body.seq_id, kind="load_checkpoint"
-    )
+def _load_into(body: wire.LoadWeights) -> LoadCheckpoint:
+    _need_adamw(body.optimizer_config)
+    path = parse_path(body.path, field="path")
+    return LoadCheckpoint(path.run_id, path.stored_name, body.optimizer)
 
 
 async def _create_from(

@@ -7,7 +7,7 @@ from starlette.responses import Response
 from eztinker.api.tinker.endpoint import Call, endpoint
 from eztinker.api.tinker.passes import training_pass
 from eztinker.api.tinker.paths import ephemeral_checkpoint, new_checkpoint
-from eztinker.api.tinker.submit import MakeOperation, submit_numbered
+from eztinker.api.tinker.submit import submit_body, submit_numbered
 from eztinker.errors import InvalidRequestError, UnsupportedError
 from eztinker.models import tinker as wire
 from eztinker.models.proto.tinker_public import ForwardBackwardRequest
@@ -15,6 +15,8 @@ from eztinker.service.sessions import sampler_id_of
 from eztinker.types.operations import OptimStep, SaveCheckpoint
 from eztinker.types.sampling import WeightsRef
 from eztinker.types.training import AdamParams
+
+_SAVE = "save_checkpoint"
 
 EPHEMERAL_TTL_S = 24 * 3600
 """How long weights without a name are kept: longer than any client samples from one step's."""
@@ -25,6 +27,10 @@ async def forward_backward(call: Call) -> Response:
     message = await call.message(ForwardBackwardRequest)
     if not message.model_id:
         raise InvalidRequestError("model_id: missing.", code="missing_field", field="model_id")
+    if message.seq_id < 1:
+        raise InvalidRequestError(
+            f"seq_id: expected 1 or more, got {message.seq_id}.", field="seq_id"
+        )
     return await submit_numbered(
         call,
         lambda: training_pass(message),
@@ -36,13 +42,8 @@ async def forward_backward(call: Call) -> Response:
 
 async def optim_step(call: Call) -> Response:
     """One AdamW step."""
-    body = await call.body(wire.OptimStep)
-    return await submit_numbered(
-        call,
-        lambda: OptimStep(_adam(body)),
-        model_id=body.model_id,
-        seq_id=body.seq_id,
-        kind="optim_step",
+    return await submit_body(
+        call, wire.OptimStep, lambda body: OptimStep(_adam(body)), kind="optim_step"
     )
 
 
@@ -72,9 +73,8 @@ def _adam(body: wire.OptimStep) -> AdamParams:
 
 async def save_weights(call: Call) -> Response:
     """Save weights and optimizer state under a name."""
-    body = await call.body(wire.SaveWeights)
 
-    def operation() -> SaveCheckpoint:
+    def operation(body: wire.SaveWeights) -> SaveCheckpoint:
         path = new_checkpoint(body.model_id, "weights", body.path)
         return SaveCheckpoint(
             path.stored_name,
@@ -83,14 +83,13 @@ async def save_weights(call: Call) -> Response:
             user_metadata=body.user_metadata,
         )
 
-    return await _submit_save(call, body, operation)
+    return await submit_body(call, wire.SaveWeights, operation, kind=_SAVE)
 
 
 async def save_weights_for_sampler(call: Call) -> Response:
     """Save weights to sample from: under a name, or as a sampling session."""
-    body = await call.body(wire.SaveWeightsForSampler)
 
-    async def operation() -> SaveCheckpoint:
+    async def operation(body: wire.SaveWeightsForSampler) -> SaveCheckpoint:
         if body.path is None:
             return await _ephemeral(call, body)
         path = new_checkpoint(body.model_id, "sampler_weights", body.path)
@@ -101,7 +100,7 @@ async def save_weights_for_sampler(call: Call) -> Response:
             user_metadata=body.user_metadata,
         )
 
-    return await _submit_save(call, body, operation)
+    return await submit_body(call, wire.SaveWeightsForSampler, operation, kind=_SAVE)
 
 
 async def _ephemeral(call: Call, body: wire.SaveWeightsForSampler) -> SaveCheckpoint:
@@ -129,19 +128,12 @@ async def _ephemeral(call: Call, body: wire.SaveWeightsForSampler) -> SaveCheckp
 
 async def save_weights_external(call: Call) -> Response:
     """Save the adapter for use elsewhere, in PEFT's layout."""
-    body = await call.body(wire.SaveWeightsExternal)
 
-    def operation() -> SaveCheckpoint:
+    def operation(body: wire.SaveWeightsExternal) -> SaveCheckpoint:
         path = new_checkpoint(body.model_id, "external_weights", body.path)
         return SaveCheckpoint(path.stored_name, with_optimizer=False, ttl_s=body.ttl_seconds)
 
-    return await _submit_save(call, body, operation)
-
-
-async def _submit_save(call: Call, body: wire.Numbered, operation: MakeOperation) -> Response:
-    return await submit_numbered(
-        call, operation, model_id=body.model_id, seq_id=body.seq_id, kind="save_checkpoint"
-    )
+    return await submit_body(call, wire.SaveWeightsExternal, operation, kind=_SAVE)
 
 
 ROUTES = (

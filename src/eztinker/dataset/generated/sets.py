@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,7 +25,7 @@ JUDGMENT = re.compile(rf"[^|\n]{{1,40}}\|\s*(?:\d{{1,6}}|XT)|{legal.NOT_GUILTY}"
 DEFAULT_SIZES = {"train": 1000, "test": 200}
 
 
-class GeneratedDataset:
+class GeneratedDataset(ABC):
     """Base of the three sets: a list of distinct problems drawn from a seed.
 
     Args:
@@ -59,16 +60,17 @@ class GeneratedDataset:
             distinct.setdefault(problem.question, problem)
         return list(distinct.values())
 
+    @abstractmethod
     def _draw_one(self, rng: random.Random) -> Problem:
-        raise NotImplementedError
+        """One problem of the set's kinds and split."""
 
+    @abstractmethod
     def prompt(self, problem: Problem) -> str:
         """The text that a model is to continue."""
-        raise NotImplementedError
 
+    @abstractmethod
     def worked_answer(self, problem: Problem) -> str:
         """A model answer, as it follows the prompt."""
-        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self.problems)

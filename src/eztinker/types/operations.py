@@ -184,7 +184,8 @@ class PassResult:
     Attributes:
         loss: Σ w·loss, or that over Σ w, as ``LossSpec.reduction`` asks.
         num_tokens: positions that count (weight not 0).
-        logprobs: per datum, float32 log p of the targets, the shape of ``target_tokens``.
+        logprobs: per datum, float32 log p of the targets, the shape of ``target_tokens``; NaN where it was
+            not computed (weight 0 with reduction ``mean``).
         metrics: further figures, keys ``name:reduction``; contains ``loss:sum``.
     """
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eztinker.api import convert
+from eztinker.api.answers import json_response, result_fields
 from eztinker.config import Limits
 from eztinker.errors import InvalidRequestError, TooLargeError, UnsupportedError
 from eztinker.models import api as wire
 from eztinker.service import admission
-from eztinker.types.operations import TrainingPass
+from eztinker.types.operations import PassResult, TrainingPass
 from eztinker.types.records import BaseModelRecord
 from eztinker.types.training import LossSpec
 
@@ -30,6 +33,12 @@ def passed(body: dict, default: LossSpec | None = None) -> TrainingPass:
     )
     admission.check(operation, base=BASE, limits=LIMITS)
     return operation
+
+
+def test_what_was_not_computed_is_null() -> None:
+    logprobs = [np.array([np.nan, -0.5], np.float32)]
+    body = json_response(result_fields(PassResult(0.5, 1, logprobs))).body
+    assert json.loads(bytes(body))["logprobs"] == [[None, None, -0.5]]
 
 
 def test_the_server_shifts() -> None:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from eztinker.engine.worker.attention import Layout, PackedLayout, PaddedLayout
 from eztinker.engine.worker.data_checks import check_data, check_loss, weights_of
+from eztinker.engine.worker.decoder_base import Decoder
 from eztinker.engine.worker.devices import is_out_of_memory
-from eztinker.engine.worker.hf_decoder import HFDecoder
 from eztinker.engine.worker.lora import AdapterWeights, Dropout
 from eztinker.errors import InvalidRequestError, NumericalError, OutOfMemoryError
 from eztinker.ops.logprobs import target_logprobs
@@ -51,7 +51,7 @@ class PassOutcome:
 
 
 def run_pass(
-    decoder: HFDecoder,
+    decoder: Decoder,
     adapter: AdapterWeights,
     operation: TrainingPass,
     plan: PassPlan,
@@ -78,7 +78,7 @@ def run_pass(
 class _Pass:
     def __init__(
         self,
-        decoder: HFDecoder,
+        decoder: Decoder,
         adapter: AdapterWeights,
         operation: TrainingPass,
         plan: PassPlan,
@@ -231,10 +231,10 @@ class _Pass:
     def _scatter(
         self, p: Tensor, batch: list[int], masks: Sequence[np.ndarray]
     ) -> list[np.ndarray]:
-        """Log-probabilities in the shape of the targets; 0 where none was needed."""
+        """Log-probabilities in the shape of the targets; NaN where none was computed."""
         values, start, scattered = p.detach().cpu().numpy(), 0, []
         for i, mask in zip(batch, masks, strict=True):
-            full = np.zeros(self._weights[i].shape, np.float32)
+            full = np.full(self._weights[i].shape, np.nan, np.float32)
             count = int(mask.sum())
             full[mask] = values[start : start + count]
             start += count
@@ -256,11 +256,12 @@ class _Pass:
             value = function(logits[None], labels[None], weights[None], **self._spec.config)  # type: ignore[operator]
             losses.append(value * weights.sum() if value.ndim == 0 else value.sum())
             p = torch.log_softmax(logits.detach(), -1).gather(1, targets[:, None])[:, 0]
-            logprobs.append((p * self._logprob_mask(weights)).cpu().numpy())
+            logprobs.append(p.masked_fill(~self._is_reported(weights), torch.nan).cpu().numpy())
         return torch.stack(losses).sum(), logprobs
 
-    def _logprob_mask(self, weights: Tensor) -> Tensor:
-        return torch.ones_like(weights) if self._spec.reduction == "sum" else (weights != 0).float()
+    def _is_reported(self, weights: Tensor) -> Tensor:
+        everywhere = self._spec.reduction == "sum"
+        return torch.ones_like(weights, dtype=torch.bool) if everywhere else weights != 0
 
     def _result(self) -> PassResult:
         num_tokens = sum(int(np.count_nonzero(weights)) for weights in self._weights)

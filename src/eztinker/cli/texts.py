@@ -24,7 +24,7 @@ _CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "create": ("Create a training run and print its id.", "创建训练运行并打印其编号。"),
     "list-runs": ("List the training runs.", "列出所有训练运行。"),
-    "delete": ("Delete a training run and its checkpoints.", "删除训练运行及其检查点。"),
+    "delete": ("Delete a training run; its checkpoints stay.", "删除训练运行；其检查点保留。"),
     "sample": ("Continue a prompt and print the text.", "根据提示生成文本。"),
     "chat": ("Talk with a model in the terminal.", "在终端与模型对话。"),
     "save": ("Save a checkpoint of a run.", "保存训练运行的检查点。"),

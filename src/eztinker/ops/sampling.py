@@ -21,6 +21,8 @@ from torch import Tensor
 
 _MASK = np.uint64(0xFFFFFFFFFFFFFFFF)
 _BLOCK = 512
+_MIN_TEMPERATURE = 1e-6
+"""Dividing logits by less overflows float32; greedy but for exact ties."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,11 @@ class RowParams:
             p < 1 or k < vocab_size for k, p, r in zip(ranks, top_ps, random, strict=True) if r
         ]
         return cls(
-            temperature_R=torch.tensor(temperatures, dtype=torch.float32, device=device),
+            temperature_R=torch.tensor(
+                [t and max(t, _MIN_TEMPERATURE) for t in temperatures],
+                dtype=torch.float32,
+                device=device,
+            ),
             top_k_R=torch.tensor(ranks, dtype=torch.int64, device=device),
             top_p_R=torch.tensor(top_ps, dtype=torch.float32, device=device),
             any_random=any(random),
@@ -174,6 +180,7 @@ def keep_top_p(probabilities_RC: Tensor, top_p_R: Tensor, mass_R: Tensor) -> Non
     """
     before_RC = probabilities_RC.cumsum(-1) - probabilities_RC
     beyond = before_RC >= (top_p_R * mass_R)[:, None]
+    beyond[:, 0] = False  # a top_p below what float32 holds arrives as 0
     probabilities_RC.masked_fill_(beyond & (top_p_R < 1)[:, None], 0)
 
 

@@ -86,6 +86,22 @@ def test_greedy_takes_the_best_at_temperature_one():
     torch.testing.assert_close(logprobs, torch.log_softmax(logits, -1).amax(-1))
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-7, 1e-40, 1e-320])
+@pytest.mark.parametrize(("top_k", "top_p"), [(-1, 1.0), (50, 0.9), (-1, 0.5)])
+def test_a_temperature_near_zero_takes_the_best(temperature, top_k, top_p):
+    logits = torch.randn(300, generator=torch.Generator().manual_seed(1)) * 9
+    tokens, logprobs = draw_many(logits, (temperature, top_k, top_p), 20)
+    assert set(tokens.tolist()) == {logits.argmax().item()}
+    torch.testing.assert_close(logprobs, torch.zeros(20))
+
+
+@pytest.mark.parametrize("top_k", [-1, 5])
+def test_the_smallest_nucleus_is_the_best_token(top_k):
+    logits = torch.randn(400, generator=torch.Generator().manual_seed(4)) * 2
+    tokens, _ = draw_many(logits, (1.0, top_k, 1e-300), 50)
+    assert set(tokens.tolist()) == {logits.argmax().item()}
+
+
 def test_a_row_does_not_depend_on_its_neighbours():
     logits = torch.randn(6, 600, generator=torch.Generator().manual_seed(2))
     rows = [

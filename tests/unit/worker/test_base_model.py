@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from eztinker.engine.worker import hf_decoder
+from eztinker.engine.worker import decoder_base
 from eztinker.types.messages import BaseModelFailed, BaseModelLoaded, LoadBaseModel, OpenRun
 from eztinker.types.operations import RunCreated
 from eztinker.types.training import LoRAConfig
@@ -42,7 +42,7 @@ def test_what_cannot_be_loaded_is_said_clearly(harness, tmp_path, qwen2_folder):
 
 def test_an_architecture_that_computes_otherwise_is_refused(harness, tmp_path, monkeypatch):
     folder = write_model(tmp_path, "llama")
-    real = hf_decoder.own_logits
+    real = decoder_base.own_logits
     shifted = lambda model, texts: [t + torch.arange(t.shape[-1]) for t in real(model, texts)]  # noqa: E731
     monkeypatch.setattr("eztinker.engine.worker.base_model.own_logits", shifted)
     (event,) = harness.do(LoadBaseModel("x", str(folder)))

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from eztinker.engine.worker.decoder_base import Decoder, own_logits
 from eztinker.engine.worker.devices import is_out_of_memory
-from eztinker.engine.worker.hf_decoder import HFDecoder, own_logits
+from eztinker.engine.worker.hf_decoder import HFDecoder
 from eztinker.errors import InvalidRequestError, NotFoundError, UnsupportedError
 from eztinker.types.training import Quantization
 
@@ -37,7 +38,7 @@ class BaseModel:
     name: str
     folder: Path
     architecture: str
-    decoder: HFDecoder
+    decoder: Decoder
     stop_token_ids: tuple[int, ...]
     quantization: Quantization = "none"
     _tokenizer: Any = None

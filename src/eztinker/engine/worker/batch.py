@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eztinker.engine.worker.hf_decoder import Segments
+from eztinker.engine.worker.decoder_base import Segments
 from eztinker.engine.worker.kv_cache import KVCache
 from eztinker.engine.worker.lora import AdapterWeights
 from eztinker.errors import EZTinkerError

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eztinker.engine.worker.hf_decoder import HFDecoder
+from eztinker.engine.worker.decoder_base import Decoder
 from eztinker.errors import InvalidRequestError, NotFoundError
 from eztinker.ops.losses import (
     BUILT_IN,
@@ -48,7 +48,7 @@ def check_loss(spec: LossSpec) -> int:
     return 1
 
 
-def check_data(decoder: HFDecoder, data: Sequence[Datum], spec: LossSpec) -> None:
+def check_data(decoder: Decoder, data: Sequence[Datum], spec: LossSpec) -> None:
     """Refuse data that do not fit the model or the loss.
 
     Raises:
@@ -73,7 +73,7 @@ def _takes_many(name: str) -> bool:
 
 
 def _check_datum(
-    decoder: HFDecoder, number: int, datum: Datum, required: Sequence[str], *, many_targets: bool
+    decoder: Decoder, number: int, datum: Datum, required: Sequence[str], *, many_targets: bool
 ) -> None:
     where = f"data[{number}]"
     if not 1 <= datum.num_tokens <= decoder.context_length:

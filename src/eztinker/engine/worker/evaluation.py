@@ -14,7 +14,7 @@ import torch
 
 from eztinker.engine.worker.attention import Layout, PackedLayout, PaddedLayout
 from eztinker.engine.worker.data_checks import check_token_ids
-from eztinker.engine.worker.hf_decoder import HFDecoder
+from eztinker.engine.worker.decoder_base import Decoder
 from eztinker.engine.worker.lora import AdapterWeights
 from eztinker.errors import InvalidRequestError
 from eztinker.ops.logprobs import target_logprobs
@@ -22,7 +22,7 @@ from eztinker.ops.packing import pack
 from eztinker.types.operations import EvaluationItem, EvaluationResult
 
 
-def check_items(decoder: HFDecoder, items: Sequence[EvaluationItem], temperature: float) -> None:
+def check_items(decoder: Decoder, items: Sequence[EvaluationItem], temperature: float) -> None:
     """Refuse what cannot be scored.
 
     Raises:
@@ -50,7 +50,7 @@ def check_items(decoder: HFDecoder, items: Sequence[EvaluationItem], temperature
 
 @torch.no_grad()
 def score_batch(
-    decoder: HFDecoder,
+    decoder: Decoder,
     adapter: AdapterWeights,
     items: Sequence[EvaluationItem],
     temperature: float,
@@ -83,7 +83,7 @@ def score_batch(
 
 
 def score(
-    decoder: HFDecoder,
+    decoder: Decoder,
     adapter: AdapterWeights,
     items: Sequence[EvaluationItem],
     temperature: float,

@@ -27,7 +27,7 @@ from eztinker.engine.worker.attention import (
 from eztinker.engine.worker.base_model import BaseModel
 from eztinker.engine.worker.batch import Batch, Row, SampleRequest, Stopwatch, row_params
 from eztinker.engine.worker.data_checks import check_token_ids
-from eztinker.engine.worker.hf_decoder import Segments
+from eztinker.engine.worker.decoder_base import Segments
 from eztinker.engine.worker.kv_cache import KVCache
 from eztinker.engine.worker.lora import AdapterWeights
 from eztinker.errors import InvalidRequestError

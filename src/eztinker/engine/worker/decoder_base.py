@@ -1,0 +1,217 @@
+"""What every decoder of a causal language model can do; how it does it is its own matter.
+
+``decoder.py`` (our own code for the Llama family) and ``hf_decoder.py`` (modules of transformers, for
+every other architecture) implement it; ``trainer.py`` and ``sampler.py`` know only this file. Whether a
+decoder gives the model's own numbers is not assumed but tried: ``verify`` compares both on short texts
+when a model is loaded. Knows no runs and no requests.
+
+Axes: B rows of a pass, T positions, D hidden size, R rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from eztinker.engine.worker.attention import DecodeLayout, Layout, PackedLayout, PrefillLayout
+from eztinker.engine.worker.kv_cache import KVCache
+from eztinker.engine.worker.lora import AdapterWeights, Dropout, LinearSite
+from eztinker.errors import UnsupportedError
+from eztinker.ops.logprobs import Head
+
+Segments = list[tuple[AdapterWeights | None, int, int]]
+
+
+class Decoder:
+    """A causal language model, ready for passes of any run.
+
+    Args:
+        model: of transformers, as loaded; its weights are frozen.
+
+    Attributes:
+        sites: linear layers that adapters can be put on.
+        num_layers, context_length, vocab_size: of the model.
+        device, dtype: of its weights.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model.eval().requires_grad_(False)
+        head_module = model.get_output_embeddings()
+        config = model.config.get_text_config()
+        self.num_layers: int = config.num_hidden_layers
+        self.context_length = _context_length(config)
+        self.vocab_size: int = head_module.weight.shape[0]
+        self.dtype: torch.dtype = head_module.weight.dtype
+        self.device: torch.device = head_module.weight.device
+        self.sites = _linear_sites(model, head_module)
+        self._head = _plain_head(head_module, config)
+        self._head_site = next((site for site in self.sites if site.is_head), None)
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers in the frozen model."""
+        return sum(parameter.numel() for parameter in self._model.parameters())
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Memory of one position in the key-value cache."""
+        config = self._model.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return 2 * self.num_layers * heads * size * self.dtype.itemsize
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of the frozen model."""
+        return sum(p.numel() * p.element_size() for p in self._model.parameters())
+
+    def hidden(
+        self,
+        tokens_BT: Tensor,
+        positions_BT: Tensor,
+        layout: Layout,
+        segments: Segments,
+        *,
+        dropout: Dropout | None = None,
+        checkpointing: bool = False,
+    ) -> Tensor:
+        """Last hidden states [B, T, D].
+
+        Args:
+            tokens_BT: int64 ids.
+            positions_BT: int64 position of each token in its sequence.
+            layout: how the tokens belong together.
+            segments: which flat rows use which adapter. With gradients there is exactly one segment,
+                and the backward pass must run before the next call.
+            dropout: on the adapters' inputs, or None.
+            checkpointing: recompute each layer in the backward pass.
+        """
+        raise NotImplementedError
+
+    def head(self, adapter: AdapterWeights | None) -> Head:
+        """The vocabulary head as a run sees it."""
+        site = self._head_site
+        pair = adapter.pairs[site.index] if adapter is not None and site is not None else None
+        if adapter is None or pair is None:
+            return self._head
+        return replace(self._head, lora=(*pair, adapter.scaling))
+
+    def logits(self, hidden_RD: Tensor, segments: Segments) -> Tensor:
+        """Float32 logits [R, V] of rows with their adapters; ``segments`` cover the rows."""
+        if not any(a is not None and self.head(a) is not self._head for a, _, _ in segments):
+            return self._head.logits(hidden_RD)
+        return torch.cat([self.head(a).logits(hidden_RD[start:end]) for a, start, end in segments])
+
+    @torch.no_grad()
+    def verify(self, reference: Sequence[Tensor], texts: Sequence[Sequence[int]]) -> None:
+        """Compare our logits, packed and decoded step by step, with the model's own.
+
+        Args:
+            reference: the model's own logits [T, V] of each text, taken before anything of it was changed.
+            texts: the token ids.
+
+        Raises:
+            UnsupportedError: they differ; the architecture does something that this file does not know.
+        """
+        tolerance = 2e-3 if self.dtype == torch.float32 else 6e-2
+        expected = torch.cat(list(reference)).float()
+        for ours in (self._packed_logits(texts), self._decoded_logits(texts)):
+            error = (ours - expected).abs().max() / expected.abs().max().clamp_min(1e-6)
+            if not bool(error <= tolerance):
+                raise UnsupportedError(
+                    f"{type(self._model).__name__} does not give its own numbers with packed "
+                    f"attention (relative error {float(error):.1e}). This architecture is not supported."
+                )
+
+    def _packed_logits(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        tokens, positions, lengths = _packed(texts, self.device)
+        return self._head.logits(self.hidden(tokens, positions, PackedLayout(lengths), [])[0])
+
+    def _decoded_logits(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        """The first half of each text prefilled, the rest decoded token by token."""
+        halves = [text[: max(1, len(text) // 2)] for text in texts]
+        tokens, positions, lengths = _packed(halves, self.device)
+        starts = [sum(lengths[:i]) for i in range(len(lengths))]
+        cache = KVCache(self.num_layers, self.dtype, self.device)
+        cache.reserve(len(texts), max(map(len, texts)))
+        places = [(0, start, length) for start, length in zip(starts, lengths, strict=True)]
+        layout = PrefillLayout(PackedLayout(lengths), places, cache, range(len(texts)))
+        hidden = self.hidden(tokens, positions, layout, [])[0]
+        rows = [list(part) for part in self._head.logits(hidden).split(lengths)]
+        for step in range(max(len(t) - len(h) for t, h in zip(texts, halves, strict=True))):
+            at = [min(len(h) + step, len(t) - 1) for t, h in zip(texts, halves, strict=True)]
+            token_R1 = torch.tensor(
+                [[t[i]] for t, i in zip(texts, at, strict=True)], device=self.device
+            )
+            position_R = torch.tensor(at, device=self.device)
+            layout = DecodeLayout(cache, position_R, max(at) + 1)
+            logits = self._head.logits(self.hidden(token_R1, position_R[:, None], layout, [])[:, 0])
+            for row, text, i, logits_V in zip(rows, texts, at, logits, strict=True):
+                if len(row) < len(text) and len(row) == i:
+                    row.append(logits_V)
+        return torch.stack([logits_V for row in rows for logits_V in row])
+
+
+@torch.no_grad()
+def own_logits(model: Any, texts: Sequence[Sequence[int]]) -> list[Tensor]:
+    """The logits [T, V] that an untouched model gives each text."""
+    device = model.get_output_embeddings().weight.device
+    return [
+        model(input_ids=torch.tensor([list(text)], device=device), use_cache=False)
+        .logits[0]
+        .float()
+        for text in texts
+    ]
+
+
+def _packed(
+    texts: Sequence[Sequence[int]], device: torch.device
+) -> tuple[Tensor, Tensor, list[int]]:
+    lengths = [len(text) for text in texts]
+    tokens = torch.tensor([[token for text in texts for token in text]], device=device)
+    positions = torch.cat([torch.arange(n, device=device) for n in lengths])[None]
+    return tokens, positions, lengths
+
+
+def _context_length(config: Any) -> int:
+    for name in ("max_position_embeddings", "n_positions", "seq_length"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    raise UnsupportedError("config.json does not say how long the model's context is.")
+
+
+def _linear_sites(model: nn.Module, head: nn.Module) -> list[LinearSite]:
+    sites = []
+    for name, module in model.named_modules():
+        if not isinstance(module, (nn.Linear, Conv1D)):
+            continue
+        transposed = isinstance(module, Conv1D)
+        rows, columns = module.weight.shape
+        sites.append(
+            LinearSite(
+                index=len(sites),
+                name=name,
+                in_features=rows if transposed else columns,
+                out_features=columns if transposed else rows,
+                is_head=module is head,
+                is_transposed=transposed,
+            )
+        )
+    return sites
+
+
+def _plain_head(module: nn.Module, config: Any) -> Head:
+    scale = getattr(config, "logit_scale", None)
+    divisor = getattr(config, "logits_scaling", None)
+    return Head(
+        weight_VD=module.weight,  # type: ignore[arg-type]
+        bias_V=getattr(module, "bias", None),
+        softcap=getattr(config, "final_logit_softcapping", None),
+        scale=float(scale) if scale else 1 / float(divisor) if divisor else 1.0,
+    )

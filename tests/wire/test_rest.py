@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 import time
 
 import pytest
@@ -85,3 +86,32 @@ def test_capabilities_name_the_model(rest) -> None:
 def test_an_unknown_id_is_404(sdk, rest, name: str) -> None:
     with pytest.raises(sdk.NotFoundError, match="There is no"):
         getattr(rest, name)("nobody").result()
+
+
+def test_an_adapter_is_downloaded_file_by_file_and_as_a_tar(rest, model, tmp_path) -> None:
+    import httpx
+    from safetensors.numpy import load
+
+    path = model.save_weights_external("out").result().path
+    assert path == f"tinker://{model.model_id}/external_weights/out"
+    urls = rest.get_external_weights_urls(path).result().urls
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= set(urls)
+    assert load(httpx.get(urls["adapter_model.safetensors"]).content)
+    assert httpx.get(f"{urls['adapter_config.json']}x").status_code == 404
+    here = urls["adapter_config.json"].rpartition("/files/")[0]
+    moved = httpx.get(f"{here}/archive")
+    assert moved.status_code == 302
+    packed = tmp_path / "a.tar"
+    packed.write_bytes(httpx.get(moved.headers["location"]).content)
+    with tarfile.open(packed) as archive:
+        assert set(archive.getnames()) == set(urls)
+
+
+def test_a_checkpoint_is_copied(sdk, service, rest, model) -> None:
+    source = model.save_state("original", user_metadata={"k": "v"}).result().path
+    copy = rest.copy_weights(source, "project", ttl_seconds=7200).result()
+    path = copy if isinstance(copy, str) else copy.tinker_path
+    assert path != source
+    rest.delete_checkpoint_from_tinker_path(source).result()
+    twin = service.create_training_client_from_state_with_optimizer(path).result()
+    assert twin.get_info().lora_rank == 4

@@ -23,8 +23,8 @@ from eztinker.api.deps import refuse_unknown_query
 from eztinker.api.middleware import RequestFrame
 from eztinker.api.openapi import DESCRIPTION, ERROR_RESPONSES, describe
 from eztinker.api.routes import checkpoints, health, jobs, models, runs, sampling, training
-from eztinker.api.routes.tinker.app import PREFIX as TINKER_PREFIX
 from eztinker.api.routes.tinker.app import create_tinker_app
+from eztinker.api.tinker.endpoint import PREFIX as TINKER_PREFIX
 from eztinker.errors import EZTinkerError
 
 if TYPE_CHECKING:

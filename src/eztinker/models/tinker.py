@@ -325,6 +325,16 @@ class WeightsInfo(TinkerModel):
     tinker_path: Text
 
 
+class CopyWeights(TinkerModel):
+    """``copy_weights``: into a slot of a session, or into a project."""
+
+    source_path: Text
+    session_id: Text | None = None
+    model_seq_id: Number | None = None
+    destination_project_id: Text | None = None
+    ttl_seconds: Ttl = None
+
+
 class MoveSession(TinkerModel):
     """``sessions/{id}/project``."""
 

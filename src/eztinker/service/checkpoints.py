@@ -6,11 +6,15 @@ Saving and loading are jobs. Called by the routes; ``service.py`` calls ``sweep`
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import sqlalchemy as sa
 
+from eztinker.config import ServerConfig
+from eztinker.errors import AlreadyExistsError
 from eztinker.store import blobs, checkpoints
 from eztinker.store.database import Database
 from eztinker.types.records import CheckpointRecord
@@ -19,7 +23,8 @@ from eztinker.types.records import CheckpointRecord
 class Checkpoints:
     """Checkpoints of a server."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, config: ServerConfig, database: Database) -> None:
+        self._folder = config.checkpoints_path.absolute()
         self._database = database
 
     async def list(self, *, run_id: str | None) -> list[CheckpointRecord]:
@@ -48,6 +53,54 @@ class Checkpoints:
             lambda connection: checkpoints.delete_checkpoint(connection, run_id, name)
         )
         await asyncio.to_thread(blobs.discard, Path(deleted.folder))
+
+    async def files(self, run_id: str, name: str) -> list[Path]:
+        """A checkpoint's files, after their checksums were compared.
+
+        Raises:
+            NotFoundError: code ``checkpoint_not_found``.
+            StorageError: a file is missing or damaged.
+        """
+        folder = Path((await self.get(run_id, name)).folder)
+        manifest = await asyncio.to_thread(blobs.verify, folder)
+        return [folder / file for file in sorted(manifest["files"])]
+
+    async def copy(
+        self, run_id: str, name: str, *, target_run_id: str, ttl_s: int | None
+    ) -> CheckpointRecord:
+        """Copy a checkpoint, under its own name, to a run that need not exist.
+
+        Raises:
+            NotFoundError: code ``checkpoint_not_found``.
+            AlreadyExistsError: the target has another checkpoint of this name.
+        """
+        source = await self.get(run_id, name)
+        target = self._folder / target_run_id / name
+        known = await self._find(target_run_id, name)
+        if known is not None:
+            await asyncio.to_thread(_refuse_other, Path(source.folder), known)
+            return known
+        size_bytes = await asyncio.to_thread(
+            _copy_files, Path(source.folder), target, target_run_id
+        )
+        now_s = time.time()
+        copied = replace(
+            source,
+            run_id=target_run_id,
+            created_at_s=now_s,
+            size_bytes=size_bytes,
+            folder=str(target),
+            expires_at_s=None if ttl_s is None else now_s + ttl_s,
+            is_public=False,
+        )
+        await self._database.write(
+            lambda connection: checkpoints.put_checkpoint(connection, copied, overwrite=False)
+        )
+        return copied
+
+    async def _find(self, run_id: str, name: str) -> CheckpointRecord | None:
+        held = await self.list(run_id=run_id)
+        return next((entry for entry in held if entry.name == name), None)
 
     async def set_ttl(self, run_id: str, name: str, ttl_s: int | None) -> None:
         """Have a checkpoint deleted ``ttl_s`` seconds from now, or never.
@@ -86,3 +139,27 @@ class Checkpoints:
 
         for folder in await self._database.write(delete):
             await asyncio.to_thread(blobs.discard, Path(folder))
+
+
+def _copy_files(source: Path, target: Path, run_id: str) -> int:
+    """Copy a folder with its manifest's facts; size in bytes."""
+    manifest = blobs.verify(source)
+    temporary = blobs.new_folder(target.parent)
+    try:
+        for file in manifest["files"]:
+            shutil.copyfile(source / file, temporary / file)
+        facts = {key: value for key, value in manifest.items() if key not in {"files", "format"}}
+        facts |= {"run_id": run_id}
+        return blobs.publish(temporary, target, files=manifest["files"], facts=facts)
+    except BaseException:
+        blobs.discard(temporary)
+        raise
+
+
+def _refuse_other(source: Path, known: CheckpointRecord) -> None:
+    """A repeated copy finds its own files; anything else of that name is in the way."""
+    if blobs.verify(source)["files"] != blobs.verify(Path(known.folder))["files"]:
+        raise AlreadyExistsError(
+            f"Run {known.run_id!r} has another checkpoint named {known.name!r}. Copy to another run.",
+            code="checkpoint_exists",
+        )

@@ -48,7 +48,7 @@ class Service:
         )
         self.jobs = Jobs(config, self._database, self._engine, self.base_models)
         self.runs = Runs(config, self._database, self._engine, self.base_models, self.jobs)
-        self.checkpoints = Checkpoints(self._database)
+        self.checkpoints = Checkpoints(config, self._database)
         self.sessions = Sessions(self._database)
         self.samplers = Samplers(self._database)
         self._started_at_s = time.monotonic()

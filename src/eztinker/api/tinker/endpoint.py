@@ -18,7 +18,14 @@ from starlette.routing import Route
 
 from eztinker.api.bodies import parse, read_bytes
 from eztinker.api.tinker.errors import error_response
-from eztinker.errors import EZTinkerError, InvalidRequestError, ServerError, UserError
+from eztinker.api.tinker.paths import TYPE_OF_KIND, CheckpointPath
+from eztinker.errors import (
+    EZTinkerError,
+    InvalidRequestError,
+    NotFoundError,
+    ServerError,
+    UserError,
+)
 from eztinker.models.tinker import TinkerModel
 
 if TYPE_CHECKING:
@@ -28,6 +35,8 @@ log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=TinkerModel)
 
+PREFIX = "/api/v1"
+"""Where this wire begins."""
 PROTOBUF = "application/x-protobuf"
 MAX_PAGE = 1000
 
@@ -55,7 +64,7 @@ class Call:
     @property
     def base_url(self) -> str:
         """This wire's address as the caller wrote it, without a slash at the end."""
-        return str(self._request.base_url).rstrip("/")
+        return str(self._request.base_url).rstrip("/") + PREFIX
 
     def path(self, name: str) -> str:
         """A part of the path."""
@@ -177,3 +186,22 @@ def answer(content: dict[str, Any], status: int = 200) -> Response:
 def nothing() -> Response:
     """The answer where the client wants none."""
     return Response(status_code=204)
+
+
+CHECKPOINT = "/training_runs/{run_id}/checkpoints/{kind}/{name}"
+"""Where a checkpoint is; its id contains a slash."""
+
+
+def named_checkpoint(call: Call) -> CheckpointPath:
+    """The checkpoint that the path of a request names.
+
+    Raises:
+        NotFoundError: code ``checkpoint_not_found``, there is no such kind.
+    """
+    kind, name = call.path("kind"), call.path("name")
+    if kind not in TYPE_OF_KIND:
+        raise NotFoundError(
+            f"There are no checkpoints of the kind {kind[:100]!r}. Kinds: {', '.join(TYPE_OF_KIND)}.",
+            code="checkpoint_not_found",
+        )
+    return CheckpointPath(call.path("run_id"), kind, name)

@@ -13,14 +13,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from eztinker.api.routes.tinker import futures, models, rest, sampling, session, training
+from eztinker.api.routes.tinker import downloads, futures, models, rest, sampling, session, training
 from eztinker.api.tinker.errors import error_response
 from eztinker.errors import NotFoundError, UserError
 
 if TYPE_CHECKING:
     from eztinker.service.service import Service
 
-PREFIX = "/api/v1"
 ROUTES = (
     *session.ROUTES,
     *models.ROUTES,
@@ -28,6 +27,7 @@ ROUTES = (
     *sampling.ROUTES,
     *futures.ROUTES,
     *rest.ROUTES,
+    *downloads.ROUTES,
 )
 
 

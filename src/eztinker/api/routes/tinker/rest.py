@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import uuid
+from dataclasses import replace
 from typing import Any
 
 from starlette.responses import Response
 
 from eztinker.api.answers import iso_time
-from eztinker.api.tinker.endpoint import Call, answer, endpoint, nothing
+from eztinker.api.tinker.endpoint import (
+    CHECKPOINT,
+    Call,
+    answer,
+    endpoint,
+    named_checkpoint,
+    nothing,
+)
 from eztinker.api.tinker.paths import (
     TYPE_OF_KIND,
-    CheckpointPath,
     is_listed,
     parse_path,
     path_of_stored,
 )
-from eztinker.errors import NotFoundError
+from eztinker.errors import InvalidRequestError
 from eztinker.models import tinker as wire
+from eztinker.service.sessions import run_id_of
 from eztinker.types.records import CheckpointRecord, RunRecord
 
 OWNER = "local"
@@ -107,41 +116,30 @@ def _checkpoint_fields(checkpoint: CheckpointRecord) -> dict[str, Any]:
     return fields
 
 
-def _checkpoint(call: Call) -> CheckpointPath:
-    """The checkpoint that the path of a request names."""
-    kind, name = call.path("kind"), call.path("name")
-    if kind not in TYPE_OF_KIND:
-        raise NotFoundError(
-            f"There are no checkpoints of the kind {kind[:100]!r}. Kinds: {', '.join(TYPE_OF_KIND)}.",
-            code="checkpoint_not_found",
-        )
-    return CheckpointPath(call.path("run_id"), kind, name)
-
-
 async def delete_checkpoint(call: Call) -> Response:
     """Delete a checkpoint."""
-    path = _checkpoint(call)
+    path = named_checkpoint(call)
     await call.service.checkpoints.delete(path.run_id, path.stored_name)
     return nothing()
 
 
 async def publish(call: Call) -> Response:
     """Mark a checkpoint as public."""
-    path = _checkpoint(call)
+    path = named_checkpoint(call)
     await call.service.checkpoints.set_public(path.run_id, path.stored_name, True)
     return nothing()
 
 
 async def unpublish(call: Call) -> Response:
     """Take that back."""
-    path = _checkpoint(call)
+    path = named_checkpoint(call)
     await call.service.checkpoints.set_public(path.run_id, path.stored_name, False)
     return nothing()
 
 
 async def set_ttl(call: Call) -> Response:
     """Have a checkpoint deleted after a while, or never."""
-    path, body = _checkpoint(call), await call.body(wire.SetTtl)
+    path, body = named_checkpoint(call), await call.body(wire.SetTtl)
     await call.service.checkpoints.set_ttl(path.run_id, path.stored_name, body.ttl_seconds)
     return nothing()
 
@@ -163,6 +161,27 @@ async def weights_info(call: Call) -> Response:
             "optimizer_config": {"type": "adamw"},
         }
     )
+
+
+async def copy_weights(call: Call) -> Response:
+    """Copy a checkpoint into a slot of a session, or into a slot of its own."""
+    body = await call.body(wire.CopyWeights)
+    source = parse_path(body.source_path, field="source_path")
+    if body.session_id is not None and body.model_seq_id is not None:
+        await call.service.sessions.need(body.session_id)
+        target_run_id = run_id_of(body.session_id, body.model_seq_id)
+    elif body.destination_project_id is not None:
+        # A repeated request, known by its digest, must not copy twice.
+        target_run_id = run_id_of(str(uuid.uuid5(uuid.NAMESPACE_OID, call.digest)), 0)
+    else:
+        raise InvalidRequestError(
+            "copy_weights: expected session_id with model_seq_id, or destination_project_id.",
+            field="session_id",
+        )
+    await call.service.checkpoints.copy(
+        source.run_id, source.stored_name, target_run_id=target_run_id, ttl_s=body.ttl_seconds
+    )
+    return answer({"tinker_path": str(replace(source, run_id=target_run_id))})
 
 
 # Sessions -----------------------------------------------------------------------------------------
@@ -197,18 +216,17 @@ async def move_session(call: Call) -> Response:
     return nothing()
 
 
-_CHECKPOINT = "/training_runs/{run_id}/checkpoints/{kind}/{name}"
-
 ROUTES = (
     endpoint("GET", "/training_runs", list_runs),
     endpoint("GET", "/training_runs/{run_id}", get_run),
     endpoint("GET", "/training_runs/{run_id}/checkpoints", list_run_checkpoints),
     endpoint("GET", "/checkpoints", list_checkpoints),
-    endpoint("DELETE", _CHECKPOINT, delete_checkpoint),
-    endpoint("POST", f"{_CHECKPOINT}/publish", publish),
-    endpoint("DELETE", f"{_CHECKPOINT}/publish", unpublish),
-    endpoint("PUT", f"{_CHECKPOINT}/ttl", set_ttl),
+    endpoint("DELETE", CHECKPOINT, delete_checkpoint),
+    endpoint("POST", f"{CHECKPOINT}/publish", publish),
+    endpoint("DELETE", f"{CHECKPOINT}/publish", unpublish),
+    endpoint("PUT", f"{CHECKPOINT}/ttl", set_ttl),
     endpoint("POST", "/weights_info", weights_info),
+    endpoint("POST", "/copy_weights", copy_weights),
     endpoint("GET", "/sessions", list_sessions),
     endpoint("GET", "/sessions/{session_id}", get_session),
     endpoint("PUT", "/sessions/{session_id}/project", move_session),

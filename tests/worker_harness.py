@@ -92,10 +92,10 @@ class Harness:
         return self.answer(RunOptimStep(self.job_id(), run_id, 2, operation), StepResult)
 
     def sample_command(
-        self, prompt, run_id="r", num_samples=1, folder=None, scoring=None, **params
+        self, prompt, run_id="r", base_model="m", num_samples=1, folder=None, scoring=None, **params
     ) -> RunSample:
         operation = Sample(
-            WeightsRef("m", run_id),
+            WeightsRef(base_model, run_id),
             np.asarray(prompt, np.int32),
             SamplingParams(**params),
             num_samples,

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from eztinker.engine.worker import decoder_base
+from eztinker.types.codec import decode
 from eztinker.types.messages import BaseModelFailed, BaseModelLoaded, LoadBaseModel, OpenRun
-from eztinker.types.operations import RunCreated
+from eztinker.types.operations import RunCreated, SampleResult
 from eztinker.types.training import LoRAConfig
 from tests.model_factory import write_model
 
@@ -24,6 +27,39 @@ def test_a_base_model_is_loaded_once(harness, qwen2_folder, gpt2_folder):
     assert harness.worker._residents.base_models["m"] is resident
     (other,) = harness.do(LoadBaseModel("m", str(gpt2_folder)))
     assert isinstance(other, BaseModelFailed)
+
+
+def test_one_copy_of_a_folder_under_two_names(harness, qwen2_folder):
+    first = harness.worker._residents.base_models["m"]
+    by_detour = qwen2_folder / ".." / qwen2_folder.name
+    (event,) = harness.do(LoadBaseModel("alias", str(by_detour)))
+    assert event.base_model == "alias"
+    second = harness.worker._residents.base_models["alias"]
+    assert second.decoder is first.decoder
+    commands = [
+        harness.sample_command([5, 6, 7], run_id=None, base_model=name, seed=1, max_tokens=5)
+        for name in ("m", "alias", "m")
+    ]
+    events = harness.do(*commands)
+    results = [decode(event.result, SampleResult).sequences[0].tokens for event in events]
+    assert results == [results[0]] * 3
+    assert isinstance(harness.do(LoadBaseModel("alias", str(qwen2_folder)))[0], BaseModelLoaded)
+
+
+@pytest.mark.parametrize("damage", ["lack", "shape"])
+def test_weights_that_are_not_there_are_never_random(harness, tmp_path, damage):
+    write_model(tmp_path, "llama")
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    name = "model.layers.1.mlp.down_proj.weight"
+    tensors[name] = tensors[name][:, 1:].contiguous()
+    if damage == "lack":
+        del tensors[name]
+    save_file(tensors, path, metadata={"format": "pt"})
+    (event,) = harness.do(LoadBaseModel("x", str(tmp_path)))
+    assert event.error.code == "invalid_request"
+    assert name in event.error.message
+    assert damage in event.error.message
 
 
 def test_what_cannot_be_loaded_is_said_clearly(harness, tmp_path, qwen2_folder):

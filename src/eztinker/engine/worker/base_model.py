@@ -136,14 +136,33 @@ def _read(folder: Path, dtype: torch.dtype) -> Any:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    return AutoModelForCausalLM.from_pretrained(
+    model, report = AutoModelForCausalLM.from_pretrained(
         folder,
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
         dtype=dtype,
         attn_implementation="eager",
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
     )
+    _check_complete(report)
+    return model
+
+
+def _check_complete(report: dict[str, Any]) -> None:
+    """What the files lack would be random numbers, other ones after each restart."""
+    for name, in_files, in_config in sorted(report["mismatched_keys"]):
+        raise ValueError(
+            f"{name} has the shape {list(in_files)} in the files and {list(in_config)} by config.json. "
+            "Take both from the same model."
+        )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"the *.safetensors files lack {missing[0]} ({len(missing)} missing in all). Copy every "
+            "file of the model into the folder."
+        )
 
 
 def _probe_texts(model: Any) -> list[list[int]]:

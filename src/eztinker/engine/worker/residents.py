@@ -7,6 +7,7 @@ use it.
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from eztinker.engine.worker.sampler import Sampler
 from eztinker.engine.worker.state import ADAPTER_WEIGHTS, read_adapter
 from eztinker.errors import NotFoundError, StorageError
 from eztinker.types.messages import RunSample, WorkerSettings
+from eztinker.types.training import Quantization
 
 _MAX_CHECKPOINT_ADAPTERS = 8
 
@@ -53,6 +55,30 @@ class Residents:
         tokens = tokens or default_cache_tokens(self.device, decoder.cache_bytes_per_token)
         self.base_models[base.name] = base
         self.samplers[base.name] = Sampler(base, tokens)
+
+    def share_base_model(self, name: str, known: BaseModel) -> BaseModel:
+        """Give a resident base model a further name; weights, cache and sampler stay one."""
+        base = replace(known, name=name)
+        self.base_models[name] = base
+        self.samplers[name] = self.samplers[known.name]
+        return base
+
+    def base_model_in(self, folder: Path, quantization: Quantization) -> BaseModel | None:
+        """The resident base model read from a folder, whatever its name."""
+        wanted = (folder.resolve(), quantization)
+        return next(
+            (
+                b
+                for b in self.base_models.values()
+                if (b.folder.resolve(), b.quantization) == wanted
+            ),
+            None,
+        )
+
+    def put_last(self, sampler: Sampler) -> None:
+        """Move a sampler, under all its names, behind the others."""
+        for name in [name for name, known in self.samplers.items() if known is sampler]:
+            self.samplers[name] = self.samplers.pop(name)
 
     def base_model(self, name: str) -> BaseModel:
         """A resident base model.

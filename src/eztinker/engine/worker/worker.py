@@ -174,7 +174,7 @@ class Worker:
         if time.monotonic() - self._last_event_s < _PROGRESS_S:
             return
         doing = "sampling" if self._current is None else type(self._current.command).__name__
-        num_rows = sum(sampler.num_rows for sampler in self._residents.samplers.values())
+        num_rows = sum(sampler.num_rows for sampler in set(self._residents.samplers.values()))
         self._emit(Progress(self._epoch, doing, num_rows))
 
     # Arriving commands -----------------------------------------------------------------------------
@@ -329,6 +329,9 @@ class Worker:
                     field="base_model",
                 )
             return known
+        twin = self._residents.base_model_in(Path(command.folder), command.quantization)
+        if twin is not None:
+            return self._residents.share_base_model(command.base_model, twin)
         with Heartbeat(lambda: self._emit(Progress(self._epoch, "LoadBaseModel"))):
             base = load_base_model(
                 command.base_model,
@@ -368,8 +371,7 @@ class Worker:
             return False
         # The one that waited longest: samplers move to the end of the table after their turn.
         sampler = busy[0]
-        name = next(n for n, s in self._residents.samplers.items() if s is sampler)
-        self._residents.samplers[name] = self._residents.samplers.pop(name)
+        self._residents.put_last(sampler)
         try:
             finished = sampler.step()
         except Exception as error:

@@ -6,6 +6,7 @@ one per (name, quantization).
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from eztinker.engine.worker.decoder import LeanDecoder, obstacle
 from eztinker.engine.worker.decoder_base import Decoder, own_logits
 from eztinker.engine.worker.devices import is_out_of_memory
 from eztinker.engine.worker.hf_decoder import HFDecoder
@@ -88,10 +90,21 @@ def load_base_model(
         ) from error
     probe = _probe_texts(model)
     reference = own_logits(model, probe)
+    decoder = _choose_decoder(model, reference, probe)
+    return BaseModel(name, folder, type(model).__name__, decoder, _stop_token_ids(model))
+
+
+def _choose_decoder(model: Any, reference: list[Any], probe: list[list[int]]) -> Decoder:
+    """Our own decoder where it covers the model and gives its numbers; else transformers' modules."""
+    if obstacle(model) is None:
+        lean = LeanDecoder(model)
+        with contextlib.suppress(UnsupportedError):
+            lean.verify(reference, probe)
+            return lean
     decoder = HFDecoder(model)
     decoder.adapt()
     decoder.verify(reference, probe)
-    return BaseModel(name, folder, type(model).__name__, decoder, _stop_token_ids(model))
+    return decoder
 
 
 def _weight_files(name: str, folder: Path) -> list[Path]:

@@ -1,0 +1,288 @@
+"""Our own decoder of the Llama family: Llama, Mistral, Qwen2, Qwen2.5, Qwen3, SmolLM.
+
+Weights stay those that transformers read; projections on the same input are laid one below the other,
+and the model's own parameters become views of them. ``obstacle`` says which models it covers: only what
+is known to be computed as here, everything else runs in ``hf_decoder.py``. The arithmetic of a layer is
+in ``lean_layer.py``, attention in ``attention.py``. Knows no runs and no requests.
+
+Axes: B rows of a pass, T positions, N = B·T flat rows, D hidden size, E head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+from torch.utils.checkpoint import checkpoint
+
+from eztinker.engine.worker.attention import Layout, Variant
+from eztinker.engine.worker.decoder_base import Decoder, Segments
+from eztinker.engine.worker.lean_layer import (
+    Enter,
+    GroupAdapter,
+    LayerAdapters,
+    LayerWeights,
+    Leave,
+    Projection,
+    Rotation,
+    enter,
+    leave,
+    rms_norm,
+)
+from eztinker.engine.worker.lora import AdapterWeights, Dropout
+
+_ARCHITECTURES = (
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+)
+# Whose inverse frequencies do not depend on the length of a text.
+_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+_LAYER_PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+_ATTENTION_PARTS = {"q_proj", "k_proj", "v_proj", "o_proj"}
+_MLP_PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
+_BODY_PARTS = {"embed_tokens", "layers", "norm", "rotary_emb"}
+
+
+def obstacle(model: Any) -> str | None:
+    """Why a model cannot run here; None when it can.
+
+    Args:
+        model: of transformers, untouched.
+    """
+    name = type(model).__name__
+    if name not in _ARCHITECTURES or not type(model).__module__.startswith("transformers.models."):
+        return f"{name} is not one of {', '.join(_ARCHITECTURES)}"
+    body = model.base_model
+    rope_type = getattr(body.rotary_emb, "rope_type", None)
+    if rope_type not in _ROPE_TYPES:
+        return f"rope type {rope_type!r}"
+    if _children(body) != _BODY_PARTS:
+        return "unknown parts beside the layers"
+    for layer in body.layers:
+        reason = _layer_obstacle(layer, body.rotary_emb.inv_freq.shape[0])
+        if reason is not None:
+            return reason
+    return None
+
+
+def _layer_obstacle(layer: Any, num_frequencies: int) -> str | None:
+    attention, mlp = layer.self_attn, layer.mlp
+    norms = _children(attention) - _ATTENTION_PARTS
+    if (
+        _children(layer) != _LAYER_PARTS
+        or norms not in (set(), {"q_norm", "k_norm"})
+        or not _children(attention) >= _ATTENTION_PARTS
+        or _children(mlp) != _MLP_PARTS
+    ):
+        return "unknown parts in a layer"
+    if any(type(m) is not nn.Linear for n, m in layer.named_modules() if n.endswith("_proj")):
+        return "projections that are not plain linear layers"
+    if not isinstance(mlp.act_fn, nn.SiLU) and type(mlp.act_fn).__name__ != "SiLUActivation":
+        return f"activation {type(mlp.act_fn).__name__}"
+    if attention.head_dim != 2 * num_frequencies:
+        return "positions rotate a part of each head only"
+    if attention.scaling != attention.head_dim**-0.5:
+        return "attention scaled in its own way"
+    biases = [(getattr(attention, n).bias is None) for n in ("q_proj", "k_proj", "v_proj")]
+    biases_mlp = [(getattr(mlp, n).bias is None) for n in ("gate_proj", "up_proj")]
+    if len(set(biases)) > 1 or len(set(biases_mlp)) > 1:
+        return "a bias on some projections of a group only"
+    return None
+
+
+def _children(module: nn.Module) -> set[str]:
+    return {name for name, _ in module.named_children()}
+
+
+class LeanDecoder(Decoder):
+    """A model of the Llama family, ready for passes of any run.
+
+    Args:
+        model: one without an ``obstacle``.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        body = model.base_model
+        site_of = {site.name: site.index for site in self.sites}
+        module_names = {module: name for name, module in model.named_modules()}
+        self._layers = [
+            _layer_weights(layer, [site_of, module_names], model.config) for layer in body.layers
+        ]
+        self._variants = [_variant(layer.self_attn, model.config) for layer in body.layers]
+        attention = body.layers[0].self_attn
+        self._head_size: int = attention.head_dim
+        self._num_kv = attention.k_proj.out_features // attention.head_dim
+        self._num_q = attention.q_proj.out_features // attention.head_dim
+        self._embedding_VD: Tensor = body.embed_tokens.weight
+        self._norm: Tensor = body.norm.weight
+        self._rotary = body.rotary_emb
+        self._cos_sin = self._tables(0)
+        self._adapters: WeakKeyDictionary[AdapterWeights, list[LayerAdapters]]
+        self._adapters = WeakKeyDictionary()
+
+    def hidden(
+        self,
+        tokens_BT: Tensor,
+        positions_BT: Tensor,
+        layout: Layout,
+        segments: Segments,
+        *,
+        dropout: Dropout | None = None,
+        checkpointing: bool = False,
+    ) -> Tensor:
+        """Last hidden states [B, T, D], as ``Decoder.hidden`` says."""
+        shape = tokens_BT.shape
+        x_ND = embedding(tokens_BT.reshape(-1), self._embedding_VD)
+        rotation = self._rotation(positions_BT.reshape(-1))
+        if torch.is_grad_enabled() and segments and segments[0][0] is not None:
+            groups = self._groups(segments[0][0])
+            for i in range(self.num_layers):
+                args = (x_ND, i, groups[i], rotation, layout, dropout, shape)
+                if checkpointing:
+                    x_ND = checkpoint(
+                        self._trained_layer, *args, use_reentrant=False, preserve_rng_state=False
+                    )
+                else:
+                    x_ND = self._trained_layer(*args)
+        else:
+            x_ND = self._frozen_layers(x_ND, rotation, layout, segments, shape)
+        normed_ND, _ = rms_norm(x_ND, self._norm, self._layers[0].eps)
+        return normed_ND.view(*shape, -1)
+
+    def _trained_layer(
+        self,
+        x_ND: Tensor,
+        index: int,
+        adapters: LayerAdapters,
+        rotation: Rotation,
+        layout: Layout,
+        dropout: Dropout | None,
+        shape: torch.Size,
+    ) -> Tensor:
+        layer = self._layers[index]
+        heads = Enter.apply(x_ND, layer, rotation, adapters.qkv, dropout, *adapters.qkv.leaves)
+        attended = self._attend(heads, index, layout, shape)
+        groups = (adapters.out, adapters.gate_up, adapters.down)
+        leaves = [leaf for group in groups for leaf in group.leaves]
+        return Leave.apply(attended, x_ND, layer, adapters, dropout, *leaves)
+
+    def _frozen_layers(
+        self,
+        x_ND: Tensor,
+        rotation: Rotation,
+        layout: Layout,
+        segments: Segments,
+        shape: torch.Size,
+    ) -> Tensor:
+        parts = [(self._groups(a), start, end) for a, start, end in segments if a is not None]
+        for i, layer in enumerate(self._layers):
+            here = [(groups[i], start, end) for groups, start, end in parts]
+            heads = enter(x_ND, layer, rotation, [(g.qkv, s, e) for g, s, e in here])
+            x_ND = leave(
+                self._attend(heads, i, layout, shape),
+                x_ND,
+                layer,
+                [(g.out, s, e) for g, s, e in here],
+                [(g.gate_up, s, e) for g, s, e in here],
+                [(g.down, s, e) for g, s, e in here],
+            )
+        return x_ND
+
+    def _attend(self, heads_NHE: Tensor, index: int, layout: Layout, shape: torch.Size) -> Tensor:
+        heads_BHTE = heads_NHE.view(*shape, -1, self._head_size).transpose(1, 2)
+        q, k, v = heads_BHTE.split((self._num_q, self._num_kv, self._num_kv), dim=1)
+        out_BHTE = layout.attend(index, q, k, v, self._variants[index])
+        return out_BHTE.transpose(1, 2).reshape(heads_NHE.shape[0], -1)
+
+    def _groups(self, adapter: AdapterWeights) -> list[LayerAdapters]:
+        groups = self._adapters.get(adapter)
+        if groups is None:
+            groups = [
+                LayerAdapters(
+                    *(
+                        GroupAdapter(projection, adapter)
+                        for projection in (layer.qkv, layer.out, layer.gate_up, layer.down)
+                    )
+                )
+                for layer in self._layers
+            ]
+            self._adapters[adapter] = groups
+        return groups
+
+    def _rotation(self, positions_N: Tensor) -> Rotation:
+        cos, sin = self._cos_sin
+        if (longest := int(positions_N.max())) >= cos.shape[0]:
+            cos, sin = self._cos_sin = self._tables(longest)
+        return Rotation(cos[positions_N], sin[positions_N])
+
+    def _tables(self, position: int) -> tuple[Tensor, Tensor]:
+        """cos and signed sin [positions, 1, E] up to a position at least, computed as transformers does."""
+        num = 1024
+        while num <= position:
+            num *= 2
+        with torch.no_grad():
+            like = torch.empty(0, dtype=self.dtype, device=self.device)
+            cos, sin = self._rotary(like, torch.arange(num, device=self.device)[None])
+        sin[..., : self._head_size // 2].neg_()
+        return cos[0][:, None], sin[0][:, None]
+
+
+def _layer_weights(layer: Any, names: Sequence[Any], config: Any) -> LayerWeights:
+    site_of, module_names = names
+    attention, mlp = layer.self_attn, layer.mlp
+
+    def projection(*modules: nn.Linear) -> Projection:
+        return _projection(modules, [site_of[module_names[module]] for module in modules])
+
+    num_q, num_k = (
+        module.out_features // attention.head_dim for module in (attention.q_proj, attention.k_proj)
+    )
+    norm_qk = None
+    if hasattr(attention, "q_norm"):
+        norm_qk = torch.cat(
+            [attention.q_norm.weight.expand(num_q, -1), attention.k_norm.weight.expand(num_k, -1)]
+        )
+    return LayerWeights(
+        norm_in=layer.input_layernorm.weight,
+        norm_mid=layer.post_attention_layernorm.weight,
+        norm_qk_HE=norm_qk,
+        qkv=projection(attention.q_proj, attention.k_proj, attention.v_proj),
+        out=projection(attention.o_proj),
+        gate_up=projection(mlp.gate_proj, mlp.up_proj),
+        down=projection(mlp.down_proj),
+        num_rotated=num_q + num_k,
+        head_size=attention.head_dim,
+        eps=config.rms_norm_eps,
+    )
+
+
+def _projection(modules: Sequence[nn.Linear], sites: Sequence[int]) -> Projection:
+    """Lay weights one below the other; the modules' parameters become views, so nothing is held twice."""
+    parts, start = [], 0
+    for module, site in zip(modules, sites, strict=True):
+        parts.append((site, start, start + module.out_features))
+        start += module.out_features
+    weight, bias = modules[0].weight.data, modules[0].bias
+    if len(modules) > 1:
+        weight = torch.cat([module.weight.data for module in modules])
+        for module, (_, first, end) in zip(modules, parts, strict=True):
+            module.weight.data = weight[first:end]
+        if bias is not None:
+            bias = torch.cat([module.bias.data for module in modules])
+    return Projection(weight, None if bias is None else bias.detach(), tuple(parts))
+
+
+def _variant(attention: Any, config: Any) -> Variant:
+    """Mistral's layers ask the config for their window, the others hold their own."""
+    if type(attention).__name__ == "MistralAttention":
+        window = getattr(config, "sliding_window", None)
+    else:
+        window = getattr(attention, "sliding_window", None)
+    return Variant(attention.scaling, window, None)

@@ -1,9 +1,10 @@
 """Identifiers that a user sees: ``run_`` or ``job_`` and eight hex digits, and the rules for names.
 
-Knows nothing of what the identifiers point to. Called by the service (to make ids and check names)
-and by the client library (idempotency keys).
+Knows nothing of what the identifiers point to. Called by the service (to make ids and check names),
+the engine (folders) and the client library (idempotency keys).
 """
 
+import hashlib
 import secrets
 import unicodedata
 import uuid
@@ -11,6 +12,8 @@ import uuid
 from eztinker.errors import InvalidRequestError
 
 MAX_NAME_LENGTH = 128
+_MAX_FOLDER_BYTES = 240
+_NUM_KEPT_BYTES = 120
 
 
 def new_run_id() -> str:
@@ -32,22 +35,33 @@ def check_name(name: str, *, field: str) -> str:
     """Return ``name`` if it may name a run or checkpoint.
 
     Letters of any script with their marks, digits, ``.``, ``_``, ``-``; 1 to 128 characters; no
-    leading dot. What passes here is safe as one component of a path on every file system we support.
+    leading dot. ``folder_name`` makes one component of a path of it.
 
     Raises:
         InvalidRequestError: with ``field`` in its message, when the name breaks a rule.
     """
-    # 128 letters of a script with 3-byte characters overrun the 255-byte limit of a file name.
-    fits = 1 <= len(name) <= MAX_NAME_LENGTH and len(name.encode("utf-8", "replace")) <= 240
+    fits = 1 <= len(name) <= MAX_NAME_LENGTH
     if fits and not name.startswith(".") and all(map(_may_stand_in_name, name)):
         return name
     raise InvalidRequestError(
         f"{field}: {name[:MAX_NAME_LENGTH]!r} is not a valid name. Expected 1 to {MAX_NAME_LENGTH} "
-        "letters (of any script), digits, '.', '_' or '-', not beginning with a dot and at most "
-        "240 bytes in UTF-8.",
+        "letters (of any script), digits, '.', '_' or '-', not beginning with a dot.",
         code="invalid_name",
         field=field,
     )
+
+
+def folder_name(name: str) -> str:
+    """The folder of a run or checkpoint called ``name``: the name itself where a file system takes it.
+
+    A component of a path has at most 255 bytes, and the store puts prefixes before it; 128 letters of
+    three bytes are more. A long name keeps its beginning and gets a digest, after a sign that no name has.
+    """
+    encoded = name.encode()
+    if len(encoded) <= _MAX_FOLDER_BYTES:
+        return name
+    beginning = encoded[:_NUM_KEPT_BYTES].decode(errors="ignore")
+    return f"{beginning}~{hashlib.sha256(encoded).hexdigest()[:32]}"
 
 
 def check_reference(name: str, *, field: str) -> str:

@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eztinker.errors import InvalidRequestError
-from eztinker.ids import MAX_NAME_LENGTH, check_name, new_idempotency_key, new_job_id, new_run_id
+from eztinker.ids import (
+    MAX_NAME_LENGTH,
+    check_name,
+    folder_name,
+    new_idempotency_key,
+    new_job_id,
+    new_run_id,
+)
 
 
 def test_ids_have_the_documented_form() -> None:
@@ -54,7 +61,6 @@ def test_names_of_any_script_pass_unchanged(name: str) -> None:
         "a\x00",
         "a:b",
         "x" * 129,
-        "法" * 81,  # 243 bytes
         "\ud800",
         "a\u202eb",
         "😀",
@@ -77,8 +83,20 @@ def test_what_passes_is_one_safe_component_of_a_path(name: str) -> None:
     except InvalidRequestError:
         return
     assert 1 <= len(name) <= MAX_NAME_LENGTH
-    assert Path(name).parts == (name,)
-    assert name not in {os.curdir, os.pardir}
+    folder = folder_name(name)
+    assert Path(folder).parts == (folder,)
+    assert folder not in {os.curdir, os.pardir}
     # Room for the prefixes that the store puts before a name; a component has 255 bytes.
-    assert len(name.encode()) <= 240
+    assert len(folder.encode()) <= 240
     assert all(char in "._-" or unicodedata.category(char)[0] in "LMN" for char in name)
+
+
+def test_a_long_name_of_wide_letters_gets_a_folder_of_its_own() -> None:
+    names = ["法" * 128, "法" * 127 + "院", "法" * 81, "𠀀" * 128]
+    folders = {folder_name(check_name(name, field="name")) for name in names}
+    assert len(folders) == len(names)
+    assert all(len(folder.encode()) <= 240 for folder in folders)
+    assert folder_name("法" * 80) == "法" * 80
+    for folder in folders:  # no name may claim another's folder
+        with pytest.raises(InvalidRequestError):
+            check_name(folder, field="name")

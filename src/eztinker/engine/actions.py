@@ -21,6 +21,7 @@ from eztinker.engine.recovery import Residents
 from eztinker.engine.snapshots import KEPT, Snapshots
 from eztinker.engine.supervisor import Answer, Supervisor
 from eztinker.errors import EZTinkerError
+from eztinker.ids import folder_name
 from eztinker.store import blobs, checkpoints, runs
 from eztinker.store.database import Database
 from eztinker.store.jobs import StoredJob
@@ -207,7 +208,8 @@ class Actions:
                 lambda connection: checkpoints.refuse_existing(connection, run_id, operation.name)
             )
         await self._residents.need_run(run_id)
-        target = self._config.checkpoints_path.absolute() / run_id / operation.name
+        parent = self._config.checkpoints_path.absolute() / folder_name(run_id)
+        target = parent / folder_name(operation.name)
         written, size_bytes = await self._write_checkpoint(task, operation, target)
         saved = CheckpointSaved(run_id, operation.name, str(target), size_bytes, written.step)
         now_s = time.time()

@@ -111,7 +111,7 @@ class RunManager:
         """Free what a deleted run holds, on the device and on disk."""
         await self._residents.evict(run_id)
         self._snapshots.forget(run_id)
-        await asyncio.to_thread(blobs.discard, self._snapshots.folder / run_id)
+        await asyncio.to_thread(blobs.discard, self._snapshots.folder_of(run_id))
 
     async def need_base(self, base_model: str) -> None:
         """Load a base model unless it is resident."""

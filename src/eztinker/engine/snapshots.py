@@ -18,6 +18,7 @@ from eztinker.config import ServerConfig
 from eztinker.engine.executors.base import WorkerDied
 from eztinker.engine.supervisor import Answer, Supervisor
 from eztinker.errors import EZTinkerError
+from eztinker.ids import folder_name
 from eztinker.store import blobs
 from eztinker.store.database import Database
 from eztinker.store.runs import insert_snapshot
@@ -65,6 +66,10 @@ class Snapshots:
         """Where snapshots lie: ``<run>/<seq>``."""
         return self._config.state_dir / "snapshots"
 
+    def folder_of(self, run_id: str) -> Path:
+        """Where a run's snapshots lie."""
+        return self.folder / folder_name(run_id)
+
     def note_compute(self, run_id: str, compute_s: float) -> None:
         """So much would have to be replayed in addition."""
         self._accounts.setdefault(run_id, _Account()).compute_s += compute_s
@@ -101,7 +106,7 @@ class Snapshots:
 
     def path_of(self, snapshot: SnapshotRecord) -> Path:
         """Where a snapshot lies now, also after the state folder was moved."""
-        return self.folder.absolute() / snapshot.run_id / str(snapshot.seq)
+        return self.folder_of(snapshot.run_id).absolute() / str(snapshot.seq)
 
     async def drop(self, folders: list[str]) -> None:
         """Remove folders that no row names any more."""
@@ -119,7 +124,7 @@ class Snapshots:
     async def _start(self, run_id: str, seq: int, *, epoch: int, background: bool) -> _Pending:
         account = self._accounts.setdefault(run_id, _Account())
         account.last_at_s = time.monotonic()
-        folder = await asyncio.to_thread(blobs.new_folder, self.folder / run_id)
+        folder = await asyncio.to_thread(blobs.new_folder, self.folder_of(run_id))
         key = f"snapshot:{run_id}:{seq}"
         command = WriteState(key, run_id, str(folder), with_optimizer=True, background=background)
         answer = await self._supervisor.post(key, command, epoch=epoch)
@@ -127,7 +132,7 @@ class Snapshots:
         return _Pending(run_id, seq, folder, answer, compute_s)
 
     async def _complete(self, pending: _Pending) -> SnapshotRecord:
-        target = self.folder.absolute() / pending.run_id / str(pending.seq)
+        target = self.folder_of(pending.run_id).absolute() / str(pending.seq)
         account = self._accounts.setdefault(pending.run_id, _Account())
         try:
             written = await pending.answer

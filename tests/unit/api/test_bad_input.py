@@ -35,7 +35,7 @@ NOT_NAME = [
     "x" * 129,
     ".hidden",
     "a\u0000b",
-    "字" * 100,
+    "字" * 129,
 ]
 NOT_BOOL = ["true", 1, 0, None, [], {}]
 NOT_INT = ["5", 1.5, 1.0, True, [], {}, 1e30]

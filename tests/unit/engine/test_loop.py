@@ -104,13 +104,18 @@ async def test_a_suspect_runs_alone(engine: Engine, world: World) -> None:
     await ended(await engine.create("run_1"))
     await ended(await engine.create("run_2"))
     beside_poison: list[int] = []
+    neighbour_runs = asyncio.Event()
 
     async def poison(command: messages.Command) -> None:
-        if isinstance(command, messages.RunPass):
-            await asyncio.sleep(0.01)
-            if 13 in command.operation.data[0].tokens_T:
-                beside_poison.append(engine.manager.health()["running_jobs"] - 1)
-                raise WorkerDied("poison")
+        if not isinstance(command, messages.RunPass):
+            return
+        if 13 not in command.operation.data[0].tokens_T:
+            neighbour_runs.set()
+            await asyncio.sleep(0.05)
+            return
+        await neighbour_runs.wait()
+        beside_poison.append(engine.manager.health()["running_jobs"] - 1)
+        raise WorkerDied("poison")
 
     world.before = poison
     jobs = [await engine.submit(a_pass(13), "run_1"), await engine.submit(a_pass(1), "run_2")]

@@ -148,3 +148,93 @@ def test_a_mistake_surfaces_within_a_second(sdk, sampler, tokens, params: dict, 
 def test_unknown_weights_are_refused(sdk, service) -> None:
     with pytest.raises(sdk.NotFoundError, match="no checkpoint named"):
         service.create_sampling_client(model_path="tinker://nobody/sampler_weights/x").result()
+
+
+# Further facts ------------------------------------------------------------------------------------
+
+
+def test_the_last_positions_alone_are_scored(sdk, sampler) -> None:
+    def score(**options):
+        return sampler.sample(
+            prompt(5, 6, 7, 8), 1, sdk.SamplingParams(max_tokens=1),
+            include_prompt_logprobs=True, topk_prompt_logprobs=2, **options,
+        ).result()  # fmt: skip
+
+    part, whole = score(prompt_logprobs_last_n=2), score()
+    assert part.prompt_logprobs[:2] == [None, None]
+    assert part.prompt_logprobs[2:] == pytest.approx(whole.prompt_logprobs[2:], abs=1e-5)
+    assert part.topk_prompt_logprobs[1] is None
+    assert [i for i, _ in part.topk_prompt_logprobs[3]] == [
+        i for i, _ in whole.topk_prompt_logprobs[3]
+    ]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_top_logprobs_of_generated_positions(sdk, sampler, temperature: float) -> None:
+    params = sdk.SamplingParams(max_tokens=5, temperature=temperature, seed=1, stop=[])
+    answer = sampler.sample(prompt(5, 6), 2, params, topk_sample_logprobs=100).result()
+    seen = 0
+    for sequence in answer.sequences:
+        assert len(sequence.topk_logprobs) == 5
+        for token, p, top in zip(
+            sequence.tokens, sequence.logprobs, sequence.topk_logprobs, strict=True
+        ):
+            assert [value for _, value in top] == sorted((v for _, v in top), reverse=True)
+            if token in dict(top):
+                seen += 1
+                assert dict(top)[token] == pytest.approx(p, abs=1e-5)
+            assert temperature > 0 or token == top[0][0]
+    assert seen > 0
+
+
+def test_logprobs_of_chosen_ids(sdk, sampler) -> None:
+    ids = np.array([[6, 9], [-1, 7]])
+    dense = sdk.TensorData(data=ids.ravel().tolist(), dtype="int64", shape=[2, 2])
+    sparse = sdk.TensorData(
+        data=[6, 9, 7], dtype="int64", shape=[2, 2],
+        sparse_crow_indices=[0, 2, 3], sparse_col_indices=[0, 1, 1],
+    )  # fmt: skip
+
+    def score(targets):
+        return sampler.sample(
+            prompt(5, 6, 7), 1, sdk.SamplingParams(max_tokens=1),
+            include_prompt_logprobs=True, target_prompt_logprobs=targets,
+        ).result()  # fmt: skip
+
+    answer = score(dense)
+    found = answer.target_prompt_logprobs.to_numpy()
+    assert found[1, 0] == 0
+    assert found[0, 0] == pytest.approx(answer.prompt_logprobs[1], abs=1e-5)
+    assert found[1, 1] == pytest.approx(answer.prompt_logprobs[2], abs=1e-5)
+    listed = score(sparse).target_prompt_logprobs
+    assert (listed.sparse_crow_indices, listed.sparse_col_indices) == ([0, 2, 3], [0, 1, 1])
+    np.testing.assert_allclose(listed.data, found[ids >= 0], atol=1e-5)
+    wrong = sdk.TensorData(data=[6], dtype="int64", shape=[1, 1])
+    with pytest.raises(sdk.BadRequestError, match="2 x K"):
+        score(wrong)
+
+
+def test_alternatives_to_the_prompt(sdk, sampler) -> None:
+    def draw(temperature: float, k: int, seed: int = 1):
+        params = sdk.SamplingParams(max_tokens=1, temperature=temperature, seed=seed)
+        answer = sampler.sample(
+            prompt(5, 6, 7), 1, params, prompt_alt_tokens_k=k, topk_prompt_logprobs=1
+        ).result()
+        return answer.prompt_alt_tokens.tokens.to_numpy(), answer
+
+    tokens, answer = draw(1.0, 8)
+    assert tokens.shape == answer.prompt_alt_tokens.logprobs.to_numpy().shape == (2, 8)
+    assert len(set(tokens[0])) > 1
+    np.testing.assert_array_equal(draw(1.0, 8)[0], tokens)
+    assert not np.array_equal(draw(1.0, 8, seed=2)[0], tokens)
+    greedy, answer = draw(0.0, 2)
+    best = [entry[0] for entry in answer.topk_prompt_logprobs[1:]]
+    assert greedy.tolist() == [[token, token] for token, _ in best]
+    found = answer.prompt_alt_tokens.logprobs.to_numpy()[:, 0]
+    np.testing.assert_allclose(found, [p for _, p in best], atol=1e-5)
+
+
+def test_stability_info_is_refused_with_the_way_out(sdk, service) -> None:
+    client = service.create_sampling_client(base_model=MODEL, record_stability_info=True).result()
+    with pytest.raises(sdk.BadRequestError, match="importance_sampling"):
+        client.sample(prompt(5), 1, sdk.SamplingParams(max_tokens=1)).result()

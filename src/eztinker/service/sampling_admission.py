@@ -5,6 +5,8 @@ Pure. Called by ``admission.py``.
 
 from __future__ import annotations
 
+import numpy as np
+
 from eztinker.config import Limits
 from eztinker.errors import InvalidRequestError
 from eztinker.ids import check_reference
@@ -22,6 +24,7 @@ from eztinker.types.records import BaseModelRecord
 from eztinker.types.sampling import SamplingParams
 
 MAX_TOPK_PROMPT_LOGPROBS = 100
+MAX_PROMPT_ALTERNATIVES = 64
 
 
 def check_sample(operation: Sample, base: BaseModelRecord, limits: Limits) -> None:
@@ -47,8 +50,38 @@ def check_sample(operation: Sample, base: BaseModelRecord, limits: Limits) -> No
     check_sampling_params(operation.params, limits=limits, base=base, fewest_tokens=fewest)
     k, most = operation.topk_prompt_logprobs, min(MAX_TOPK_PROMPT_LOGPROBS, base.vocab_size)
     check_number(k, "topk_prompt_logprobs", f"an integer from 0 to {most}", 0 <= k <= most)
+    check_number(
+        operation.topk_sample_logprobs,
+        "topk_sample_logprobs",
+        f"an integer from 0 to {most}",
+        0 <= operation.topk_sample_logprobs <= most,
+    )
+    _check_prompt_options(operation, base)
     num_prompt = int(operation.prompt_tokens.shape[0])
     check_length(num_prompt, field="prompt", base=base, new_tokens=operation.params.max_tokens)
+
+
+def _check_prompt_options(operation: Sample, base: BaseModelRecord) -> None:
+    num_prompt = int(operation.prompt_tokens.shape[0])
+    last_n, k = operation.prompt_logprobs_last_n, operation.num_prompt_alternatives
+    if last_n is not None:
+        expected = f"an integer from 1 to {num_prompt - 1}, together with prompt_logprobs"
+        fits = operation.prompt_logprobs and 1 <= last_n < num_prompt
+        check_number(last_n, "prompt_logprobs_last_n", expected, fits)
+    most = MAX_PROMPT_ALTERNATIVES
+    check_number(k, "prompt_alt_tokens_k", f"an integer from 0 to {most}", 0 <= k <= most)
+    targets = operation.target_prompt_ids
+    if targets is None:
+        return
+    field = "target_prompt_logprobs"
+    if targets.ndim != 2 or targets.shape[0] != num_prompt - 1 or targets.shape[1] == 0:
+        raise InvalidRequestError(
+            f"{field}: expected a tensor of {num_prompt - 1} x K ids, one row for each position after the "
+            f"first, got {' x '.join(map(str, targets.shape))}.",
+            code="length_mismatch",
+            field=field,
+        )
+    check_tokens(np.maximum(targets, 0), field=field, base=base)
 
 
 def check_sampling_params(

@@ -96,6 +96,11 @@ class Sample:
         prompt_logprobs: also report log p of every prompt token (NaN at position 0).
         topk_prompt_logprobs: also report the k likeliest tokens of every prompt position; 0 is off.
         prompt_text: the text the caller sent, echoed into the native answer; None for token prompts.
+        prompt_logprobs_last_n: score only the last n positions of the prompt; None scores all.
+        topk_sample_logprobs: also report the k likeliest tokens of every generated position; 0 is off.
+        target_prompt_ids: int64 [T - 1, K], ids to score at positions 1 to T - 1; -1 asks nothing.
+        sparse_targets: those came in compressed rows, and so shall the answer.
+        num_prompt_alternatives: independent draws at every position of the prompt after the first.
     """
 
     weights: WeightsRef
@@ -105,6 +110,11 @@ class Sample:
     prompt_logprobs: bool = False
     topk_prompt_logprobs: int = 0
     prompt_text: str | None = None
+    prompt_logprobs_last_n: int | None = None
+    topk_sample_logprobs: int = 0
+    target_prompt_ids: np.ndarray | None = None
+    sparse_targets: bool = False
+    num_prompt_alternatives: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -235,6 +245,8 @@ class SampleResult:
         num_prompt_tokens: length of the prompt.
         prompt_logprobs: float32 [T], NaN at position 0; None unless asked for.
         topk_prompt_ids, topk_prompt_logprobs: [T, k]; None unless asked for.
+        target_prompt_logprobs: float32, as ``Sample.target_prompt_ids``; 0 where nothing was asked.
+        alternative_ids, alternative_logprobs: [T - 1, k]; None unless asked for.
     """
 
     sequences: list[SampledSequence]
@@ -243,6 +255,9 @@ class SampleResult:
     prompt_logprobs: np.ndarray | None = None
     topk_prompt_ids: np.ndarray | None = None
     topk_prompt_logprobs: np.ndarray | None = None
+    target_prompt_logprobs: np.ndarray | None = None
+    alternative_ids: np.ndarray | None = None
+    alternative_logprobs: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ Knows nothing of text beyond stop strings; tokens are ids. Made by ``api/convert
 ``engine/worker/sampler.py``.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 StopReason = Literal["stop", "length"]
@@ -59,8 +59,12 @@ class SampledSequence:
         logprobs: one per token, of the temperature-scaled distribution before top-k and top-p
             (of the plain distribution when greedy).
         stop_reason: ``stop`` or ``length``.
+        topk_ids, topk_logprobs: per token the likeliest ones, best first, of the same distribution;
+            empty unless asked for.
     """
 
     tokens: list[int]
     logprobs: list[float]
     stop_reason: StopReason
+    topk_ids: list[list[int]] = field(default_factory=list)
+    topk_logprobs: list[list[float]] = field(default_factory=list)

@@ -5,16 +5,19 @@ Pure; called by ``routes/tinker/sampling.py`` and ``routes/tinker/futures.py``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from eztinker.api.prompts import chosen_seed
 from eztinker.api.tinker.passes import only_text
+from eztinker.api.tinker.tensors import from_json, to_message, to_sparse_message
 from eztinker.errors import InvalidRequestError, UnsupportedError
 from eztinker.models import tinker as wire
 from eztinker.models.proto.tinker_public import STOP_REASONS, SampleResponse
 from eztinker.types.operations import Sample, SampleResult
 from eztinker.types.records import BaseModelRecord
-from eztinker.types.sampling import SamplingParams, WeightsRef
+from eztinker.types.sampling import SampledSequence, SamplingParams, WeightsRef
 
 
 def identity(body: wire.AskSample) -> str:
@@ -29,7 +32,7 @@ def sample(body: wire.AskSample, weights: WeightsRef, base: BaseModelRecord) -> 
         InvalidRequestError: a prompt without tokens, or one that leaves no room for an answer.
         UnsupportedError: images, audio, or an option that is not here.
     """
-    _refuse_unsupported(body)
+    _refuse_stability_info(body)
     tokens = _prompt(body.prompt)
     return Sample(
         weights=weights,
@@ -38,25 +41,36 @@ def sample(body: wire.AskSample, weights: WeightsRef, base: BaseModelRecord) -> 
         num_samples=body.num_samples,
         prompt_logprobs=body.prompt_logprobs,
         topk_prompt_logprobs=body.topk_prompt_logprobs,
+        prompt_logprobs_last_n=body.prompt_logprobs_last_n,
+        topk_sample_logprobs=body.topk_sample_logprobs,
+        target_prompt_ids=_targets(body.target_prompt_logprobs),
+        sparse_targets=_is_sparse(body.target_prompt_logprobs),
+        num_prompt_alternatives=body.prompt_alt_tokens_k,
     )
 
 
-def _refuse_unsupported(body: wire.AskSample) -> None:
+def _refuse_stability_info(body: wire.AskSample) -> None:
     if body.record_stability_info:
         raise UnsupportedError(
             "record_stability_info: stable_reinforce is not here. Use loss_fn=importance_sampling.",
             field="record_stability_info",
         )
-    for name in (
-        "topk_sample_logprobs",
-        "target_prompt_logprobs",
-        "prompt_alt_tokens_k",
-        "prompt_logprobs_last_n",
-    ):
-        if getattr(body, name):
-            raise UnsupportedError(
-                f"{name}: not implemented on this server yet. Leave it out.", field=name
-            )
+
+
+def _targets(tensor: wire.TensorData | None) -> np.ndarray | None:
+    if tensor is None:
+        return None
+    ids = from_json(tensor, field="target_prompt_logprobs", fill=-1)
+    if ids.dtype.kind != "i":
+        raise InvalidRequestError(
+            "target_prompt_logprobs: expected int64 token ids, got float32.",
+            field="target_prompt_logprobs",
+        )
+    return ids
+
+
+def _is_sparse(tensor: wire.TensorData | None) -> bool:
+    return tensor is not None and tensor.sparse_crow_indices is not None
 
 
 def _prompt(prompt: wire.ModelInput) -> np.ndarray:
@@ -114,21 +128,49 @@ def _stops(
     return texts, None if texts else tuple(entry for entry in stop if isinstance(entry, int))
 
 
-def encode_result(result: SampleResult) -> bytes:
-    """``SampleResponse``."""
+def encode_result(result: SampleResult, operation: Sample | None = None) -> bytes:
+    """``SampleResponse``.
+
+    Args:
+        operation: what was asked; needed only where targets were.
+    """
     response = SampleResponse()
     for sequence in result.sequences:
-        response.sequences.add(
-            stop_reason=STOP_REASONS[sequence.stop_reason],
-            tokens=np.array(sequence.tokens, dtype="<i4").tobytes(),
-            logprobs=np.array(sequence.logprobs, dtype="<f4").tobytes(),
-        )
+        _add_sequence(response, sequence)
     if result.prompt_logprobs is not None:
         response.prompt_logprobs = np.asarray(result.prompt_logprobs, dtype="<f4").tobytes()
     ids, logprobs = result.topk_prompt_ids, result.topk_prompt_logprobs
     if ids is not None and logprobs is not None:
-        top = response.topk_prompt_logprobs
-        top.length, top.k = ids.shape
-        top.token_ids = np.ascontiguousarray(ids, dtype="<i4").tobytes()
-        top.logprobs = np.ascontiguousarray(logprobs, dtype="<f4").tobytes()
+        _fill_top(response.topk_prompt_logprobs, ids, logprobs)
+    if result.target_prompt_logprobs is not None and operation is not None:
+        target = _target_logprobs(result.target_prompt_logprobs, operation)
+        response.target_prompt_logprobs.CopyFrom(target)
+    ids, logprobs = result.alternative_ids, result.alternative_logprobs
+    if ids is not None and logprobs is not None:
+        response.prompt_alt_tokens.tokens.CopyFrom(to_message(ids))
+        response.prompt_alt_tokens.logprobs.CopyFrom(to_message(logprobs))
     return response.SerializeToString()
+
+
+def _add_sequence(response: Any, sequence: SampledSequence) -> None:
+    message = response.sequences.add(
+        stop_reason=STOP_REASONS[sequence.stop_reason],
+        tokens=np.array(sequence.tokens, dtype="<i4").tobytes(),
+        logprobs=np.array(sequence.logprobs, dtype="<f4").tobytes(),
+    )
+    if sequence.topk_ids:
+        ids, logprobs = np.array(sequence.topk_ids), np.array(sequence.topk_logprobs)
+        _fill_top(message.topk_sampled_logprobs, ids, logprobs)
+
+
+def _fill_top(message: Any, ids: np.ndarray, logprobs: np.ndarray) -> None:
+    message.length, message.k = ids.shape
+    message.token_ids = np.ascontiguousarray(ids, dtype="<i4").tobytes()
+    message.logprobs = np.ascontiguousarray(logprobs, dtype="<f4").tobytes()
+
+
+def _target_logprobs(logprobs: np.ndarray, operation: Sample) -> Any:
+    ids = operation.target_prompt_ids
+    if operation.sparse_targets and ids is not None:
+        return to_sparse_message(logprobs, ids >= 0)
+    return to_message(logprobs)

@@ -56,8 +56,12 @@ def from_message(tensor: Any, *, field: str) -> np.ndarray:
     return _shaped(from_bytes(tensor.dense, dtype, field=field), list(tensor.shape), field=field)
 
 
-def from_json(tensor: TensorData, *, field: str) -> np.ndarray:
-    """A tensor in JSON as a dense array of its shape; errors as in ``from_message``."""
+def from_json(tensor: TensorData, *, field: str, fill: int = 0) -> np.ndarray:
+    """A tensor in JSON as a dense array of its shape; errors as in ``from_message``.
+
+    Args:
+        fill: what stands in the cells that a sparse tensor does not list.
+    """
     values = np.array(tensor.data, dtype=np.float64)
     if tensor.dtype == "int64" and not np.array_equal(values, np.trunc(values)):
         raise _invalid(field, "an int64 tensor has whole numbers only")
@@ -66,7 +70,7 @@ def from_json(tensor: TensorData, *, field: str) -> np.ndarray:
         return _shaped(values, tensor.shape or [], field=field)
     rows = np.array(tensor.sparse_crow_indices, dtype=np.int64)
     columns = np.array(tensor.sparse_col_indices, dtype=np.int64)
-    return _densify(values, rows, columns, tensor.shape or [], field=field)
+    return _densify(values, rows, columns, tensor.shape or [], field=field, fill=fill)
 
 
 def to_message(values: np.ndarray) -> Any:
@@ -74,6 +78,16 @@ def to_message(values: np.ndarray) -> Any:
     name = "int64" if values.dtype.kind == "i" else "float32"
     data = np.ascontiguousarray(values, dtype=_NUMPY_TYPES[DTYPES[name]])
     return Tensor(dense=data.tobytes(), dtype=DTYPES[name], shape=values.shape)
+
+
+def to_sparse_message(values: np.ndarray, listed: np.ndarray) -> Any:
+    """A float32 ``Tensor`` in compressed rows of the cells where ``listed`` [rows, columns] is true."""
+    message = Tensor(dtype=DTYPES["float32"], shape=values.shape)
+    csr = message.sparse_csr
+    csr.values = values[listed].astype("<f4").tobytes()
+    csr.crow_indices = np.cumsum([0, *listed.sum(axis=1)], dtype=_INDEX).tobytes()
+    csr.col_indices = np.nonzero(listed)[1].astype(_INDEX).tobytes()
+    return message
 
 
 def _shaped(values: np.ndarray, shape: list[int], *, field: str) -> np.ndarray:
@@ -85,7 +99,13 @@ def _shaped(values: np.ndarray, shape: list[int], *, field: str) -> np.ndarray:
 
 
 def _densify(
-    values: np.ndarray, crow: np.ndarray, columns: np.ndarray, shape: list[int], *, field: str
+    values: np.ndarray,
+    crow: np.ndarray,
+    columns: np.ndarray,
+    shape: list[int],
+    *,
+    field: str,
+    fill: int = 0,
 ) -> np.ndarray:
     if len(shape) != 2 or min(shape) < 0 or math.prod(shape) > MAX_DENSE_ELEMENTS:
         raise _invalid(field, f"a sparse tensor of the shape {shape[:8]}")
@@ -102,7 +122,7 @@ def _densify(
         raise _invalid(
             field, "row pointers, columns and values of a sparse tensor do not fit together"
         )
-    dense = np.zeros(shape, values.dtype)
+    dense = np.full(shape, fill, values.dtype)
     dense[np.repeat(np.arange(num_rows), np.diff(crow)), columns] = values
     return dense
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from eztinker.engine.worker.decoder_base import Segments
 from eztinker.engine.worker.kv_cache import KVCache
 from eztinker.engine.worker.lora import AdapterWeights
+from eztinker.engine.worker.prompt_scores import PromptScores
 from eztinker.errors import EZTinkerError
 from eztinker.ops.sampling import RowParams, uniforms
 from eztinker.rendering.stops import StopStringMatcher
@@ -38,6 +39,7 @@ class SampleRequest:
         max_tokens: bound, with the model's context taken into account.
         num_started: samples that have a row or had one.
         sequences: finished ones by sample number.
+        scores: what was asked about the prompt.
         error: why it failed, for whoever waits for it inside the worker.
     """
 
@@ -49,9 +51,7 @@ class SampleRequest:
     max_tokens: int
     num_started: int = 0
     sequences: dict[int, SampledSequence] = dataclass_field(default_factory=dict)
-    prompt_logprobs: np.ndarray | None = None
-    topk_ids: np.ndarray | None = None
-    topk_logprobs: np.ndarray | None = None
+    scores: PromptScores = dataclass_field(default_factory=PromptScores)
     compute_s: float = 0.0
     error: EZTinkerError | None = None
 
@@ -81,6 +81,7 @@ class Row:
         num_cached: positions of its cache row that are filled.
         tokens, logprobs: generated so far.
         matcher: of its stop strings; None without any.
+        topk_ids, topk_logprobs: likeliest tokens per generated one, if asked for.
     """
 
     request: SampleRequest
@@ -89,6 +90,8 @@ class Row:
     matcher: StopStringMatcher | None = None
     tokens: list[int] = dataclass_field(default_factory=list)
     logprobs: list[float] = dataclass_field(default_factory=list)
+    topk_ids: list[list[int]] = dataclass_field(default_factory=list)
+    topk_logprobs: list[list[float]] = dataclass_field(default_factory=list)
 
     def push(self, token: int, logprob: float) -> bool:
         """Add a token; True when the sequence has ended."""
@@ -100,7 +103,7 @@ class Row:
         if stopped or len(self.tokens) >= self.request.max_tokens:
             reason = "stop" if stopped else "length"
             self.request.sequences[self.sample] = SampledSequence(
-                self.tokens, self.logprobs, reason
+                self.tokens, self.logprobs, reason, self.topk_ids, self.topk_logprobs
             )
             return True
         return False
@@ -191,6 +194,25 @@ class Batch:
         while place + 1 < len(self.rows) and self.rows[place + 1].request.adapter is adapter:
             place += 1
         return place
+
+
+def note_top_logprobs(rows: list[Row], scaled_RV: Tensor) -> None:
+    """Remember, for rows that want it, the likeliest next tokens.
+
+    Args:
+        scaled_RV: logits after the temperature, as ``draw`` leaves them.
+    """
+    wanting = [i for i, row in enumerate(rows) if row.request.operation.topk_sample_logprobs]
+    if not wanting:
+        return
+    logits = scaled_RV[wanting]
+    most = max(rows[i].request.operation.topk_sample_logprobs for i in wanting)
+    top = logits.topk(min(most, logits.shape[1]), dim=-1)
+    values = (top.values - logits.logsumexp(-1, keepdim=True)).tolist()
+    for i, ids, logprobs in zip(wanting, top.indices.tolist(), values, strict=True):
+        k = rows[i].request.operation.topk_sample_logprobs
+        rows[i].topk_ids.append(ids[:k])
+        rows[i].topk_logprobs.append(logprobs[:k])
 
 
 def row_params(rows: list[Row], vocab_size: int, device: torch.device) -> RowParams:

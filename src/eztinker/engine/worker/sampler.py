@@ -25,13 +25,20 @@ from eztinker.engine.worker.attention import (
     PrefillLayout,
 )
 from eztinker.engine.worker.base_model import BaseModel
-from eztinker.engine.worker.batch import Batch, Row, SampleRequest, Stopwatch, row_params
+from eztinker.engine.worker.batch import (
+    Batch,
+    Row,
+    SampleRequest,
+    Stopwatch,
+    note_top_logprobs,
+    row_params,
+)
 from eztinker.engine.worker.data_checks import check_token_ids
 from eztinker.engine.worker.decoder_base import Segments
 from eztinker.engine.worker.kv_cache import KVCache
 from eztinker.engine.worker.lora import AdapterWeights
+from eztinker.engine.worker.prompt_scores import score_prompt
 from eztinker.errors import InvalidRequestError
-from eztinker.ops.logprobs import target_logprobs, top_logprobs
 from eztinker.ops.packing import Packing, pack
 from eztinker.ops.sampling import draw, uniforms
 from eztinker.rendering.stops import StopStringMatcher
@@ -42,7 +49,6 @@ _MAX_ROWS = 256
 _PREFILL_TOKENS = 2048
 _DECODE_STEPS = 8
 _UNIT_S = 0.1
-_NO_LOGPROB = -99999.0
 
 
 class Sampler:
@@ -168,7 +174,11 @@ class Sampler:
         for i, request in enumerate(requests):
             if request.num_started == 0:
                 start = packing.starts[i]
-                self._score_prompt(request, hidden[start : start + packing.lengths[i]])
+                request.scores = score_prompt(
+                    request.operation,
+                    hidden[start : start + packing.lengths[i]],
+                    self._decoder.head(request.adapter),
+                )
         last = [s + n - 1 for s, n in zip(packing.starts, packing.lengths, strict=True)]
         self._start_rows(admitted, hidden[last], first_rows)
         finished = self._sweep()
@@ -255,6 +265,7 @@ class Sampler:
         )
         params = row_params(rows, self._decoder.vocab_size, device)
         tokens, logprobs = draw(logits_RV, params, torch.from_numpy(numbers).to(device))
+        note_top_logprobs(rows, logits_RV)
         return tokens.tolist(), logprobs.tolist()
 
     # Decoding --------------------------------------------------------------------------------------
@@ -276,6 +287,7 @@ class Sampler:
         tokens_R, logprobs_R = draw(
             logits_RV, self._batch.params(device), self._batch.uniforms(device)
         )
+        note_top_logprobs(rows, logits_RV)
         for row, token, logprob in zip(rows, tokens_R.tolist(), logprobs_R.tolist(), strict=True):
             row.num_cached += 1
             row.push(token, logprob)
@@ -299,24 +311,6 @@ class Sampler:
         if not self._batch.rows and not self._waiting:
             self._cache.release()
 
-    # Scoring the prompt ----------------------------------------------------------------------------
-
-    def _score_prompt(self, request: SampleRequest, hidden_TD: Tensor) -> None:
-        operation = request.operation
-        head = self._decoder.head(request.adapter)
-        num_prompt, k = len(operation.prompt_tokens), operation.topk_prompt_logprobs
-        if operation.prompt_logprobs:
-            following = torch.from_numpy(operation.prompt_tokens[1:].astype(np.int64))
-            p = target_logprobs(hidden_TD[:-1], following.to(hidden_TD.device), head)
-            request.prompt_logprobs = np.concatenate([[np.nan], p.cpu().numpy()]).astype(np.float32)
-        if k > 0:
-            request.topk_ids = np.zeros((num_prompt, k), np.int64)
-            request.topk_logprobs = np.full((num_prompt, k), _NO_LOGPROB, np.float32)
-            if num_prompt > 1:
-                ids, values = top_logprobs(hidden_TD[:-1], head, min(k, self._decoder.vocab_size))
-                request.topk_ids[1:, : ids.shape[1]] = ids.cpu().numpy()
-                request.topk_logprobs[1:, : ids.shape[1]] = values.cpu().numpy()
-
     def _finish_scoring(self, request: SampleRequest, count: int) -> None:
         for sample in range(count):
             request.sequences[sample] = SampledSequence([], [], "length")
@@ -337,11 +331,15 @@ def _prompt_segments(admitted: list[tuple[SampleRequest, int]], packing: Packing
 
 def sample_result(request: SampleRequest) -> SampleResult:
     """The answer of a finished request."""
+    scores = request.scores
     return SampleResult(
         sequences=[request.sequences[i] for i in range(request.operation.num_samples)],
         step=request.step,
         num_prompt_tokens=len(request.operation.prompt_tokens),
-        prompt_logprobs=request.prompt_logprobs,
-        topk_prompt_ids=request.topk_ids,
-        topk_prompt_logprobs=request.topk_logprobs,
+        prompt_logprobs=scores.logprobs,
+        topk_prompt_ids=scores.topk_ids,
+        topk_prompt_logprobs=scores.topk_logprobs,
+        target_prompt_logprobs=scores.target_logprobs,
+        alternative_ids=scores.alternative_ids,
+        alternative_logprobs=scores.alternative_logprobs,
     )

@@ -17,8 +17,8 @@ from eztinker.types.operations import (
     CheckpointSaved,
     EvaluationResult,
     PassResult,
-    Result,
     RunCreated,
+    Sample,
     SampleResult,
     StepResult,
 )
@@ -37,6 +37,8 @@ async def retrieve_future(call: Call) -> Response:
     if job.error is not None:
         return answer({"error": job.error.message, "category": future_category(job.error.category)})
     assert job.result is not None
+    if isinstance(job.result, SampleResult):
+        return await _answer_sample(call, job.job_id, job.result)
     return _encode(job.result)
 
 
@@ -47,11 +49,22 @@ def _try_again(job: JobRecord) -> Response:
     return answer(content, 408)
 
 
-def _encode(result: Result) -> Response:
+async def _answer_sample(call: Call, job_id: str, result: SampleResult) -> Response:
+    operation = None
+    if result.target_prompt_logprobs is not None:
+        asked = await call.service.jobs.operation(job_id)
+        operation = asked if isinstance(asked, Sample) else None
+    return Response(samples.encode_result(result, operation), media_type=PROTOBUF)
+
+
+_Listed = (
+    PassResult | RunCreated | StepResult | CheckpointSaved | CheckpointLoaded | EvaluationResult
+)
+
+
+def _encode(result: _Listed) -> Response:
     if isinstance(result, PassResult):
         return Response(passes.encode_result(result), media_type=PROTOBUF)
-    if isinstance(result, SampleResult):
-        return Response(samples.encode_result(result), media_type=PROTOBUF)
     return answer(_fields(result))
 
 

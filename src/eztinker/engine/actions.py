@@ -16,12 +16,12 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from eztinker.config import ServerConfig
+from eztinker.engine.checkpoint_folders import checkpoint_folder
 from eztinker.engine.planning import plan_pass, plan_training
 from eztinker.engine.recovery import Residents
 from eztinker.engine.snapshots import KEPT, Snapshots
 from eztinker.engine.supervisor import Answer, Supervisor
 from eztinker.errors import EZTinkerError
-from eztinker.ids import folder_name
 from eztinker.store import blobs, checkpoints, runs
 from eztinker.store.database import Database
 from eztinker.store.jobs import StoredJob
@@ -208,8 +208,7 @@ class Actions:
                 lambda connection: checkpoints.refuse_existing(connection, run_id, operation.name)
             )
         await self._residents.need_run(run_id)
-        parent = self._config.checkpoints_path.absolute() / folder_name(run_id)
-        target = parent / folder_name(operation.name)
+        target = checkpoint_folder(self._config, run_id, operation.name)
         written, size_bytes = await self._write_checkpoint(task, operation, target)
         saved = CheckpointSaved(run_id, operation.name, str(target), size_bytes, written.step)
         now_s = time.time()

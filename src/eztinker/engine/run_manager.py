@@ -12,6 +12,7 @@ from typing import Any
 
 from eztinker.config import ServerConfig
 from eztinker.engine.actions import Actions
+from eztinker.engine.checkpoint_folders import find_moved
 from eztinker.engine.executors.base import Executor
 from eztinker.engine.loop import ActiveJob, EngineLoop
 from eztinker.engine.recovery import Residents, Resolve
@@ -66,6 +67,7 @@ class RunManager:
         kept = await self._database.read(list_snapshot_folders)
         await asyncio.to_thread(blobs.sweep, self._snapshots.folder, keep=kept)
         await asyncio.to_thread(blobs.sweep, self._config.checkpoints_path)
+        await find_moved(self._config, self._database)
         await self._supervisor.start()
         await self._loop.start()
 

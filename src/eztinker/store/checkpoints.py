@@ -82,6 +82,11 @@ def list_checkpoints(connection: sa.Connection, run_id: str | None) -> list[Chec
     return [_checkpoint(row) for row in rows]
 
 
+def set_folder(connection: sa.Connection, run_id: str, name: str, folder: str) -> None:
+    """Note where a checkpoint's files lie now."""
+    connection.execute(checkpoints.update().where(_is(run_id, name)).values(folder=folder))
+
+
 def set_expiry(
     connection: sa.Connection, run_id: str, name: str, expires_at_s: float | None
 ) -> None:

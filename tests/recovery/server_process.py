@@ -57,10 +57,17 @@ class ServerProcess:
 
     def kill_worker(self) -> bool:
         """SIGKILL the engine worker; False if there is none just now."""
+        return self._signal_worker(signal.SIGKILL)
+
+    def stop_worker(self) -> bool:
+        """SIGSTOP the engine worker, which then neither works nor dies; False if there is none."""
+        return self._signal_worker(signal.SIGSTOP)
+
+    def _signal_worker(self, signum: signal.Signals) -> bool:
         assert self._process is not None
         for child in psutil.Process(self._process.pid).children():
             if any("eztinker.engine.worker" in part for part in child.cmdline()):
-                child.kill()
+                child.send_signal(signum)
                 return True
         return False
 

@@ -96,6 +96,21 @@ def _frequent_snapshots(folder: Path) -> Path:
     return config
 
 
+def test_a_worker_that_stands_still_is_replaced(tmp_path: Path) -> None:
+    config = tmp_path / "eztinker.yaml"
+    config.write_text("worker_hang_timeout_s: 2\n", encoding="utf-8")
+    server = ServerProcess(tmp_path, "--config", str(config)).start()
+    try:
+        with EZTinkerClient(server.url) as client:
+            run_id = client.create_run("nano", lora_rank=1)
+            before = client.forward_backward(run_id, DATA[0])["loss"]
+            assert server.stop_worker()
+            assert client.forward_backward(run_id, DATA[0])["loss"] == before
+            assert client.health()["worker_restarts"] == 1
+    finally:
+        server.close()
+
+
 def test_sigterm_drains_and_exits_with_0(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path).start()
     try:

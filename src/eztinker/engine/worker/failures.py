@@ -18,8 +18,8 @@ from eztinker.types.messages import ErrorInfo
 
 logger = logging.getLogger(__name__)
 
-_BEAT_S = 0.5
-_MAX_LOADING_S = 900
+BEAT_S = 0.5
+MAX_UNIT_S = 1800.0
 
 
 def error_info(error: Exception, what: str) -> ErrorInfo:
@@ -49,21 +49,40 @@ def as_eztinker_error(error: Exception) -> EZTinkerError:
 
 
 class Heartbeat:
-    """Reports while one call that cannot report itself (reading weights) is in progress."""
+    """Reports while one unit of work takes long: reading weights, a large micro-batch on a slow machine.
+
+    Beats from a thread, as such work cannot report itself; a process that is stopped or that holds the
+    interpreter does not beat. A unit that takes longer than ``MAX_UNIT_S`` is no longer reported, so that
+    a call that never returns is seen to hang.
+
+    Args:
+        beat: called about twice a second within a unit that takes so long, from the thread.
+    """
 
     def __init__(self, beat: Callable[[], None]) -> None:
         self._beat = beat
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._is_busy = threading.Event()
+        self._is_over = False
+        self._deadline_s = 0.0
+
+    def start(self) -> None:
+        """Begin; nothing is reported before."""
+        threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
+
+    def stop(self) -> None:
+        """Report no more."""
+        self._is_over = True
+        self._is_busy.set()
 
     def _run(self) -> None:
-        deadline_s = time.monotonic() + _MAX_LOADING_S  # a read that hangs must be seen to hang
-        while not self._done.wait(_BEAT_S) and time.monotonic() < deadline_s:
-            self._beat()
+        while self._is_busy.wait() and not self._is_over:
+            time.sleep(BEAT_S)
+            if self._is_busy.is_set() and not self._is_over and time.monotonic() < self._deadline_s:
+                self._beat()
 
     def __enter__(self) -> None:
-        self._thread.start()
+        self._deadline_s = time.monotonic() + MAX_UNIT_S
+        self._is_busy.set()
 
     def __exit__(self, *exc: object) -> None:
-        self._done.set()
-        self._thread.join()
+        self._is_busy.clear()

@@ -113,6 +113,7 @@ class Worker:
             importlib.import_module(module)
         self._num_threads = set_num_threads(settings.num_threads)
         self._residents = Residents(settings, choose_device(settings.device))
+        self._heartbeat = Heartbeat(self._beat)
 
     # Life ------------------------------------------------------------------------------------------
 
@@ -125,10 +126,12 @@ class Worker:
     def run(self) -> None:
         """Work until ``Shutdown``."""
         self.announce()
+        self._heartbeat.start()
         while not self._stopped:
             if not self.step() and not self._stopped:
                 with self._has_mail:
                     self._has_mail.wait_for(lambda: bool(self._inbox))
+        self._heartbeat.stop()
         for writer in self._writers:
             writer.join()
 
@@ -155,13 +158,19 @@ class Worker:
         if self._stopped:
             return False
         self._pin_samples()
+        with self._heartbeat:
+            has_worked = self._unit()
+        if has_worked:
+            self._report_progress()
+        return has_worked
+
+    def _unit(self) -> bool:
         kinds = [self._training_unit, self._sampling_unit]
         if not self._training_is_next:
             kinds.reverse()
         for unit in kinds:
             if unit():
                 self._training_is_next = unit == self._sampling_unit
-                self._report_progress()
                 return True
         return False
 
@@ -176,6 +185,11 @@ class Worker:
         doing = "sampling" if self._current is None else type(self._current.command).__name__
         num_rows = sum(sampler.num_rows for sampler in set(self._residents.samplers.values()))
         self._emit(Progress(self._epoch, doing, num_rows))
+
+    def _beat(self) -> None:
+        """Like ``_report_progress``, from the heartbeat's thread: what changes meanwhile stays untouched."""
+        if time.monotonic() - self._last_event_s >= _PROGRESS_S:
+            self._emit(Progress(self._epoch, "a long unit of work"))
 
     # Arriving commands -----------------------------------------------------------------------------
 
@@ -332,14 +346,13 @@ class Worker:
         twin = self._residents.base_model_in(Path(command.folder), command.quantization)
         if twin is not None:
             return self._residents.share_base_model(command.base_model, twin)
-        with Heartbeat(lambda: self._emit(Progress(self._epoch, "LoadBaseModel"))):
-            base = load_base_model(
-                command.base_model,
-                Path(command.folder),
-                quantization=command.quantization,
-                device=self._residents.device,
-                dtype=self._residents.settings.dtype,
-            )
+        base = load_base_model(
+            command.base_model,
+            Path(command.folder),
+            quantization=command.quantization,
+            device=self._residents.device,
+            dtype=self._residents.settings.dtype,
+        )
         self._residents.add_base_model(base)
         return base
 

@@ -12,6 +12,7 @@ from transformers import (
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
+    MistralConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
@@ -45,7 +46,40 @@ CONFIGS = {
         max_position_embeddings=CONTEXT,
     ),
     "gemma": lambda: GemmaConfig(**{**_LLAMA_LIKE, "head_dim": 8}),
+    "mistral": lambda: MistralConfig(**_LLAMA_LIKE, sliding_window=8),
+    "qwen2_windowed": lambda: Qwen2Config(
+        **_LLAMA_LIKE,
+        use_sliding_window=True,
+        sliding_window=8,
+        layer_types=["full_attention", "sliding_attention"],
+        rope_parameters={
+            "rope_type": "yarn",
+            "rope_theta": 10000.0,
+            "factor": 2.0,
+            "original_max_position_embeddings": CONTEXT // 2,
+        },
+    ),
+    "llama_biased": lambda: LlamaConfig(
+        **_LLAMA_LIKE,
+        attention_bias=True,
+        mlp_bias=True,
+        tie_word_embeddings=True,
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": 10000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": CONTEXT // 2,
+        },
+    ),
+    "llama_dynamic": lambda: LlamaConfig(
+        **_LLAMA_LIKE,
+        rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0},
+    ),
 }
+LEAN_FAMILIES = ("llama", "llama_biased", "mistral", "qwen2", "qwen2_windowed", "qwen3")
+"""Those that our own decoder runs."""
 
 
 def build_model(family: str, seed: int = 0):
@@ -56,6 +90,10 @@ def build_model(family: str, seed: int = 0):
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2 and "embed" not in name:
                 parameter.mul_(6)
+            elif (
+                name.endswith("bias") or "norm" in name
+            ):  # else zeros and ones, which hide mistakes
+                parameter.add_(0.1 * torch.randn_like(parameter))
     return model.eval()
 
 

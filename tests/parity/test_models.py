@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from eztinker.engine.worker import base_model
+from eztinker.engine.worker.decoder import LeanDecoder
+from eztinker.engine.worker.hf_decoder import HFDecoder
 from eztinker.types.codec import decode
 from eztinker.types.messages import LoadBaseModel, OpenRun, WriteState
 from eztinker.types.operations import RunCreated, SampleResult
 from eztinker.types.training import Datum, LoRAConfig
-from tests.model_factory import CONFIGS, write_model
+from tests.model_factory import CONFIGS, LEAN_FAMILIES, write_model
 from tests.worker_harness import Harness, datum, tokens
 
 DATA = [datum(1, 12, 4), datum(2, 33), datum(3, 5), datum(4, 17, 16)]
@@ -27,9 +31,89 @@ pytestmark = [
 STORIES = Path(__file__).parents[3] / "shared" / "models" / "stories260K"
 
 
-@pytest.fixture(scope="module", params=sorted(CONFIGS))
-def folder(request, tmp_path_factory):
-    return write_model(tmp_path_factory.mktemp(request.param), request.param)
+BOTH = [(name, "lean") for name in LEAN_FAMILIES] + [
+    (name, "transformers") for name in sorted(CONFIGS) if name != "llama_dynamic"
+]
+
+
+@pytest.fixture(scope="module", params=BOTH, ids=["-".join(names) for names in BOTH])
+def written(request, tmp_path_factory):
+    family, decoder = request.param
+    return write_model(tmp_path_factory.mktemp(family), family), decoder
+
+
+@pytest.fixture
+def folder(written, monkeypatch):
+    """A model's folder; models are loaded into the decoder that the test is for."""
+    path, decoder = written
+    if decoder == "transformers":
+        monkeypatch.setattr(base_model, "obstacle", lambda model: "switched off")
+    return path
+
+
+def decoder_of(harness):
+    return harness.worker._residents.base_models["m"].decoder
+
+
+def test_the_decoder_is_the_one_this_test_is_for(folder, written):
+    expected = LeanDecoder if written[1] == "lean" else HFDecoder
+    assert isinstance(decoder_of(Harness(folder)), expected)
+
+
+def test_positions_that_depend_on_the_length_are_left_to_transformers(tmp_path):
+    folder = write_model(tmp_path / "m", "llama_dynamic")
+    assert isinstance(decoder_of(Harness(folder)), HFDecoder)
+
+
+def test_a_model_that_our_decoder_gets_wrong_runs_in_the_other(tmp_path, monkeypatch):
+    folder = write_model(tmp_path / "m", "qwen2")
+    monkeypatch.setattr(base_model.LeanDecoder, "_tables", _standing_still)
+    assert isinstance(decoder_of(Harness(folder)), HFDecoder)
+
+
+def _standing_still(self, position):
+    """Rotations of position 0 everywhere."""
+    size = self._head_size
+    return torch.ones(1024, 1, size), torch.zeros(1024, 1, size)
+
+
+def test_a_fused_weight_is_held_once(tmp_path):
+    decoder = decoder_of(Harness(write_model(tmp_path / "m", "qwen2")))
+    layer = decoder._model.model.layers[0]
+    fused = decoder._layers[0].qkv.weight.untyped_storage().data_ptr()
+    for module in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
+        assert module.weight.untyped_storage().data_ptr() == fused
+
+
+@pytest.mark.parametrize("lora_dropout", [0.0, 0.3])
+def test_recomputing_layers_changes_no_bit(tmp_path, lora_dropout):
+    folder = write_model(tmp_path / "m", "qwen3")
+    gradients = []
+    for checkpointing in (False, True, True):
+        harness = Harness(folder)
+        harness.open_run(lora_dropout=lora_dropout)
+        harness.forward_backward(DATA)
+        harness.optim_step(learning_rate=0.02)
+        command = harness.pass_command(DATA)
+        harness.do(replace(command, plan=replace(command.plan, checkpointing=checkpointing)))
+        gradients.append(harness.run_state().gradient_P)
+    assert torch.equal(gradients[0], gradients[1])
+    assert torch.equal(gradients[1], gradients[2])
+
+
+def test_dropout_gives_the_same_gradients_in_both_decoders(tmp_path, monkeypatch):
+    folder = write_model(tmp_path / "m", "qwen2")
+    gradients = []
+    for _ in range(2):
+        harness = Harness(folder)
+        harness.open_run(lora_dropout=0.3)
+        harness.forward_backward(DATA)
+        harness.optim_step(learning_rate=0.02)
+        harness.forward_backward(DATA)
+        gradients.append(harness.run_state().gradient_P)
+        monkeypatch.setattr(base_model, "obstacle", lambda model: "switched off")
+    error = (gradients[0] - gradients[1]).abs().max() / gradients[1].abs().max()
+    assert 0 < error < 1e-4
 
 
 def read_model(folder):

@@ -47,53 +47,50 @@ class Projection:
 class GroupAdapter:
     """What one adapter adds to a projection; parts without an adapter are left out.
 
+    The A of all parts lie one below the other, the B (times the scaling) in the blocks of one matrix that
+    is zero elsewhere. That multiplies a few zeros, and is one product instead of one for each part: ranks
+    are small, and a product with few columns costs its call.
+
     Attributes:
         leaves: A and B of each adapted part, in turn; what gradients are taken of.
     """
 
-    __slots__ = ("_a_KD", "_parts", "leaves", "scaling")
+    __slots__ = ("_a_KD", "_b_OK", "_parts", "_scaling", "leaves")
 
     def __init__(self, projection: Projection, adapter: AdapterWeights) -> None:
-        self.scaling = adapter.scaling
+        self._scaling = adapter.scaling
         self.leaves: list[Tensor] = []
-        self._parts: list[tuple[int, int, int, int, int, Tensor]] = []
-        rows = 0
+        self._parts: list[tuple[int, slice, slice]] = []
+        num_low = 0
         for site, start, end in projection.parts:
             pair = adapter.pairs[site]
             if pair is not None:
-                rank = pair[0].shape[0]
                 self.leaves += pair
-                self._parts.append((site, start, end, rows, rows + rank, pair[1].detach()))
-                rows += rank
-        a = [leaf.detach() for leaf in self.leaves[::2]]
-        self._a_KD = a[0] if len(a) == 1 else torch.cat(a) if a else None
+                low = slice(num_low, num_low + pair[0].shape[0])
+                self._parts.append((site, slice(start, end), low))
+                num_low = low.stop
+        if self._parts:
+            self._a_KD = torch.cat([leaf.detach() for leaf in self.leaves[::2]])
+            self._b_OK = self._a_KD.new_zeros(projection.weight.shape[0], num_low)
+            for (_, outputs, low), b in zip(self._parts, self.leaves[1::2], strict=True):
+                torch.mul(b.detach(), self._scaling, out=self._b_OK[outputs, low])
 
     def masks(self, x_ND: Tensor, dropout: Dropout | None) -> list[Tensor]:
         """Dropout factors of each adapted part; none without dropout."""
         if dropout is None:
             return []
-        return [dropout.mask(x_ND, part[0]) for part in self._parts]
+        return [dropout.mask(x_ND, site) for site, _, _ in self._parts]
 
     def add_to(self, y: Tensor, x_ND: Tensor, masks: Sequence[Tensor] = ()) -> Tensor | None:
         """Add s·(m∘x)·Aᵀ·Bᵀ to ``y`` in place; (m∘x)·Aᵀ [N, K], or None where nothing is adapted."""
-        if self._a_KD is None:
+        if not self._parts:
             return None
-        low_NK = (
-            torch.cat(
-                [
-                    (x_ND * m) @ self._a_KD[part[3] : part[4]].t()
-                    for part, m in zip(self._parts, masks, strict=True)
-                ],
-                dim=1,
-            )
-            if masks
-            else x_ND @ self._a_KD.t()
-        )
-        if len(self._parts) == 1 and self._parts[0][2] - self._parts[0][1] == y.shape[1]:
-            y.addmm_(low_NK, self._parts[0][5].t(), alpha=self.scaling)
-            return low_NK
-        for _, start, end, first, last, b in self._parts:
-            y[:, start:end].addmm_(low_NK[:, first:last], b.t(), alpha=self.scaling)
+        if masks:
+            parts = zip(self._parts, masks, strict=True)
+            low_NK = torch.cat([(x_ND * m) @ self._a_KD[low].t() for (_, _, low), m in parts], 1)
+        else:
+            low_NK = x_ND @ self._a_KD.t()
+        y.addmm_(low_NK, self._b_OK.t())
         return low_NK
 
     def backward(
@@ -101,31 +98,38 @@ class GroupAdapter:
         grad_y: Tensor,
         grad_x_ND: Tensor | None,
         x_ND: Tensor,
-        low_NK: Tensor,
+        low_NK: Tensor | None,
         masks: Sequence[Tensor],
     ) -> list[Tensor]:
         """Gradients of ``leaves``; what reaches the input is added to ``grad_x_ND`` in place."""
-        assert self._a_KD is not None
-        grad_low_NK = torch.empty_like(low_NK)
-        grads_b = []
-        for _, start, end, first, last, b in self._parts:
-            grad_part = grad_y[:, start:end]
-            torch.mm(grad_part, b, out=grad_low_NK[:, first:last])
-            grads_b.append((grad_part.t() @ low_NK[:, first:last]).mul_(self.scaling))
-        grad_low_NK.mul_(self.scaling)
-        if not masks:
+        if low_NK is None:
+            return []
+        grad_low_NK = grad_y @ self._b_OK
+        grad_b_OK = (grad_y.t() @ low_NK).mul_(self._scaling)
+        grads_b = [grad_b_OK[outputs, low] for _, outputs, low in self._parts]
+        if masks:
+            grads_a = self._masked_backward(grad_low_NK, grad_x_ND, x_ND, masks)
+        else:
             if grad_x_ND is not None:
                 grad_x_ND.addmm_(grad_low_NK, self._a_KD)
             grad_a_KD = grad_low_NK.t() @ x_ND
-            grads_a = [grad_a_KD[part[3] : part[4]] for part in self._parts]
-        else:
-            grads_a = []
-            for (_, _, _, first, last, _), mask in zip(self._parts, masks, strict=True):
-                part = grad_low_NK[:, first:last]
-                if grad_x_ND is not None:
-                    grad_x_ND.addcmul_(part @ self._a_KD[first:last], mask)
-                grads_a.append(part.t() @ (x_ND * mask))
-        return [g for pair in zip(grads_a, grads_b, strict=True) for g in pair]
+            grads_a = [grad_a_KD[low] for _, _, low in self._parts]
+        return [gradient for pair in zip(grads_a, grads_b, strict=True) for gradient in pair]
+
+    def _masked_backward(
+        self,
+        grad_low_NK: Tensor,
+        grad_x_ND: Tensor | None,
+        x_ND: Tensor,
+        masks: Sequence[Tensor],
+    ) -> list[Tensor]:
+        grads_a = []
+        for (_, _, low), mask in zip(self._parts, masks, strict=True):
+            grad_part = grad_low_NK[:, low]
+            if grad_x_ND is not None:
+                grad_x_ND.addcmul_(grad_part @ self._a_KD[low], mask)
+            grads_a.append(grad_part.t() @ (x_ND * mask))
+        return grads_a
 
 
 Rows = list[tuple[GroupAdapter, int, int]]
@@ -295,7 +299,7 @@ class Enter(torch.autograd.Function):
             )
         grad_y = grad_NHE.view(x_ND.shape[0], -1)
         grad_h = grad_y @ layer.qkv.weight if ctx.needs_input_grad[0] else None
-        leaves = [] if low is None else ctx.adapter.backward(grad_y, grad_h, h_ND, low, masks)
+        leaves = ctx.adapter.backward(grad_y, grad_h, h_ND, low, masks)
         if grad_h is not None:
             grad_h = rms_norm_backward(grad_h, x_ND, factor, layer.norm_in)
         return grad_h, None, None, None, None, *leaves
@@ -344,28 +348,17 @@ class Leave(torch.autograd.Function):
         grad_ND = grads[0]
         masks_out, masks_both = masks[:num_out], masks[num_out : num_out + num_both]
         grad_inner = grad_ND @ layer.down.weight
-        leaves_down = _leaves(
-            adapters.down, grad_ND, grad_inner, inner_NI, low_down, masks[num_out + num_both :]
+        leaves_down = adapters.down.backward(
+            grad_ND, grad_inner, inner_NI, low_down, masks[num_out + num_both :]
         )
         grad_both = _swiglu_backward(grad_inner, both)
         grad_h = grad_both @ layer.gate_up.weight
-        leaves_both = _leaves(adapters.gate_up, grad_both, grad_h, h_ND, low_both, masks_both)
+        leaves_both = adapters.gate_up.backward(grad_both, grad_h, h_ND, low_both, masks_both)
         grad_mid = rms_norm_backward(grad_h, mid_ND, factor, layer.norm_mid).add_(grad_ND)
         grad_attended = grad_mid @ layer.out.weight if ctx.needs_input_grad[0] else None
-        leaves_out = _leaves(adapters.out, grad_mid, grad_attended, attended, low_out, masks_out)
+        leaves_out = adapters.out.backward(grad_mid, grad_attended, attended, low_out, masks_out)
         grad_x = grad_mid if ctx.needs_input_grad[1] else None
         return grad_attended, grad_x, None, None, None, *leaves_out, *leaves_both, *leaves_down
-
-
-def _leaves(
-    adapter: GroupAdapter,
-    grad_y: Tensor,
-    grad_x: Tensor | None,
-    x: Tensor,
-    low: Tensor | None,
-    masks: Sequence[Tensor],
-) -> list[Tensor]:
-    return [] if low is None else adapter.backward(grad_y, grad_x, x, low, masks)
 
 
 def _swiglu_backward(grad_NI: Tensor, both: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ Axes: N positions that take part, K alternative targets per position.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
@@ -273,7 +274,9 @@ class _Pass:
         )
 
     def _finite_gradient(self) -> Tensor | None:
-        if self._gradient_P is not None and not bool(self._gradient_P.isfinite().all()):
+        # The extremes are finite exactly if everything is (nan spreads); one pass instead of five.
+        extremes = () if self._gradient_P is None else torch.aminmax(self._gradient_P)
+        if not all(math.isfinite(extreme) for extreme in extremes):
             raise NumericalError(
                 "The gradient is not finite; nothing was added to the run. Look for extreme weights, "
                 "advantages or logprobs in the data, or lower the learning rate."

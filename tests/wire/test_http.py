@@ -35,7 +35,11 @@ def model_id(http: httpx.Client, session_id: str) -> str:
 
 def retrieve(http: httpx.Client, request_id: str) -> httpx.Response:
     for _ in range(5):
-        answer = http.post("/retrieve_future", json={"request_id": request_id})
+        answer = http.post(
+            "/retrieve_future",
+            json={"request_id": request_id},
+            headers={"Accept": PROTOBUF["Content-Type"]},
+        )
         if answer.status_code != 408:
             return answer
     raise AssertionError("not ready")
@@ -130,7 +134,7 @@ def test_a_refused_number_is_used_up(http: httpx.Client, model_id: str) -> None:
     [
         (b"\xff\xff\xff", PROTOBUF, 400, "no ForwardBackwardRequest"),
         (b"", PROTOBUF, 400, "model_id: missing"),
-        (b"{}", {"Content-Type": "application/json"}, 415, "takes application/x-protobuf"),
+        (b"{}", {"Content-Type": "application/json"}, 400, "missing"),
         (b"x", {**PROTOBUF, "Content-Encoding": "zstd"}, 415, "zstd"),
     ],
 )
@@ -223,6 +227,39 @@ def test_an_unknown_field_matters_only_when_it_says_something(http, model_id: st
     quiet = {**body, "adam_params": {"learning_rate": 0.1, "nesterov": False}, "new": None}
     later = http.post("/optim_step", json={**quiet, "seq_id": 2}).json()["request_id"]
     assert "no gradient" in retrieve(http, later).json()["error"]
+
+
+def test_clients_before_protobuf_speak_json(http: httpx.Client, model_id: str) -> None:
+    data = [
+        {
+            "model_input": {"chunks": [{"type": "encoded_text", "tokens": [10, 11, 12, 13]}]},
+            "loss_fn_inputs": {
+                "target_tokens": {"data": [11, 12, 13, 14], "dtype": "int64", "shape": [4]},
+                "weights": {"data": [1, 1, 1, 1], "dtype": "float32", "shape": [4]},
+            },
+        }
+    ]
+    given = {"data": data, "loss_fn": "cross_entropy"}
+    place = {"model_id": model_id, "type": "x"}
+    passed = http.post(
+        "/forward_backward", json={**place, "seq_id": 1, "forward_backward_input": given}
+    ).json()
+    scored = http.post("/forward", json={**place, "seq_id": 2, "forward_input": given}).json()
+    answers = [
+        http.post("/retrieve_future", json={"request_id": promise["request_id"]}).json()
+        for promise in (passed, scored)
+    ]
+    output = ForwardBackwardOutput.FromString(
+        retrieve(http, send(http, pass_request(model_id, 3)).json()["request_id"]).content
+    )
+    for answer in answers:
+        assert answer["metrics"] == dict(output.metrics)
+        logprobs = answer["loss_fn_outputs"][0]["logprobs"]
+        assert (logprobs["dtype"], logprobs["shape"]) == ("float32", [4])
+        np.testing.assert_array_equal(
+            np.array(logprobs["data"], np.float32),
+            np.frombuffer(output.loss_fn_outputs[0].fields["logprobs"].data, "<f4"),
+        )
 
 
 def test_another_optimizer_fails_by_name(http: httpx.Client, model_id: str) -> None:

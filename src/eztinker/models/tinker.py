@@ -60,6 +60,32 @@ class Described(TinkerModel):
     model_config = ConfigDict(extra="allow")
 
 
+# Tokens and tensors -------------------------------------------------------------------------------
+
+
+class Chunk(Described):
+    """A part of a prompt; only ``encoded_text`` has tokens that a text model reads."""
+
+    type: str = "encoded_text"
+    tokens: list[int] = []
+
+
+class ModelInput(TinkerModel):
+    """A prompt."""
+
+    chunks: list[Chunk]
+
+
+class TensorData(TinkerModel):
+    """A tensor in JSON; with ``sparse_*`` in compressed rows."""
+
+    data: list[float]
+    dtype: Literal["float32", "int64"]
+    shape: list[int] | None = None
+    sparse_crow_indices: list[int] | None = None
+    sparse_col_indices: list[int] | None = None
+
+
 # Session ------------------------------------------------------------------------------------------
 
 
@@ -213,6 +239,33 @@ class SaveWeightsExternal(Numbered):
     ttl_seconds: Ttl = None
 
 
+class JsonDatum(TinkerModel):
+    """A datum as clients before protobuf send it."""
+
+    model_input: ModelInput
+    loss_fn_inputs: dict[str, TensorData]
+
+
+class PassInput(TinkerModel):
+    """Data and loss of a pass in JSON."""
+
+    data: list[JsonDatum]
+    loss_fn: Text
+    loss_fn_config: dict[str, float] = {}
+
+
+class ForwardBackward(Numbered):
+    """``forward_backward`` of clients before protobuf."""
+
+    forward_backward_input: PassInput
+
+
+class Forward(Numbered):
+    """``forward`` of clients before protobuf."""
+
+    forward_input: PassInput
+
+
 # Sampling -----------------------------------------------------------------------------------------
 
 
@@ -223,19 +276,6 @@ class CreateSamplingSession(TinkerModel):
     sampling_session_seq_id: Number
     base_model: Text | None = None
     model_path: Text | None = None
-
-
-class Chunk(Described):
-    """A part of a prompt; only ``encoded_text`` has tokens that a text model reads."""
-
-    type: str = "encoded_text"
-    tokens: list[int] = []
-
-
-class ModelInput(TinkerModel):
-    """A prompt."""
-
-    chunks: list[Chunk]
 
 
 def _kind_of_stop(value: Any) -> str:
@@ -268,16 +308,6 @@ class SamplingParams(TinkerModel):
     def _fold_seed(cls, seed: int | None) -> int | None:
         # Any integer is a seed for the client; ours have 63 bits.
         return None if seed is None else seed % (MAX_SEED + 1)
-
-
-class TensorData(TinkerModel):
-    """A tensor in JSON; with ``sparse_*`` in compressed rows."""
-
-    data: list[float]
-    dtype: Literal["float32", "int64"]
-    shape: list[int] | None = None
-    sparse_crow_indices: list[int] | None = None
-    sparse_col_indices: list[int] | None = None
 
 
 class AskSample(TinkerModel):

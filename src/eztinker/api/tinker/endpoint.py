@@ -91,6 +91,20 @@ class Call:
         self.digest = hashlib.sha256(self._request.url.path.encode() + b"\n" + raw).hexdigest()
         return raw
 
+    @property
+    def sends_protobuf(self) -> bool:
+        """Whether the body is said to be protobuf."""
+        return self._content_type == PROTOBUF
+
+    @property
+    def takes_protobuf(self) -> bool:
+        """Whether the caller reads results in protobuf; older clients read JSON."""
+        return PROTOBUF in self._request.headers.get("accept", "")
+
+    @property
+    def _content_type(self) -> str:
+        return self._request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
     async def message(self, cls: Any) -> Any:
         """The protobuf body.
 
@@ -98,7 +112,7 @@ class Call:
             UserError: code ``unsupported_media_type``.
             InvalidRequestError: code ``invalid_protobuf``.
         """
-        self._check_protobuf()
+        self._refuse_encoding()
         message = cls()
         try:
             message.ParseFromString(await self._read())
@@ -123,16 +137,8 @@ class Call:
             self._raw = await read_bytes(self._request, limit)
         return self._raw
 
-    def _check_protobuf(self) -> None:
-        kind = self._request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    def _refuse_encoding(self) -> None:
         encoding = self._request.headers.get("content-encoding", "identity").lower()
-        if kind != PROTOBUF:
-            raise UserError(
-                f"forward_backward takes {PROTOBUF}, got {kind[:100] or 'no Content-Type'}. Use the tinker "
-                "SDK, or POST /v1/runs/{run_id}/forward_backward with JSON.",
-                code="unsupported_media_type",
-                field="Content-Type",
-            )
         if encoding != "identity":
             raise UserError(
                 f"Content-Encoding {encoding[:100]!r} is not read here. Send the body as it is "

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from eztinker.api.tinker.tensors import from_bytes, from_message
+from eztinker.api.tinker.tensors import from_bytes, from_json, from_message, to_json
 from eztinker.errors import InvalidRequestError, UnsupportedError
+from eztinker.models import tinker as wire
 from eztinker.models.proto.tinker_public import DTYPES, ForwardBackwardOutput
 from eztinker.types.operations import PassResult, TrainingPass
 from eztinker.types.training import Datum, LossSpec
@@ -39,21 +40,47 @@ def training_pass(message: Any) -> TrainingPass:
     return TrainingPass(data, loss, forward_only=message.forward_only)
 
 
+def training_pass_from_json(body: wire.PassInput, *, forward_only: bool) -> TrainingPass:
+    """The same from the JSON of clients before protobuf; errors as in ``training_pass``."""
+    loss = _loss_spec(body.loss_fn, dict(body.loss_fn_config))
+    data = []
+    for index, datum in enumerate(body.data):
+        where = f"data[{index}]"
+        tensors = {
+            name: from_json(tensor, field=f"{where}.loss_fn_inputs.{name}")
+            for name, tensor in datum.loss_fn_inputs.items()
+        }
+        tokens = tokens_from_json(datum.model_input, field=f"{where}.model_input")
+        data.append(Datum(tokens, _inputs(tensors, where, loss.name)))
+    return TrainingPass(data, loss, forward_only=forward_only)
+
+
 def _loss(message: Any) -> LossSpec:
-    name = message.loss_fn
-    if name in _REFUSED_LOSSES:
-        raise UnsupportedError(f"loss_fn {name}: {_REFUSED_LOSSES[name]}.", field="loss_fn")
     config: dict[str, float | str] = dict(message.loss_fn_config)
     for key, value in message.loss_fn_config_v2.items():
         config[key] = value.text if value.WhichOneof("value") == "text" else value.number
+    return _loss_spec(message.loss_fn, config)
+
+
+def _loss_spec(name: str, config: dict[str, float | str]) -> LossSpec:
+    if name in _REFUSED_LOSSES:
+        raise UnsupportedError(f"loss_fn {name}: {_REFUSED_LOSSES[name]}.", field="loss_fn")
     return LossSpec(name, config, "sum")
 
 
 def _datum(datum: Any, index: int, loss: str) -> Datum:
     where = f"data[{index}]"
-    inputs = {
-        name: _input(name, tensor, f"{where}.loss_fn_inputs.{name}")
+    tensors = {
+        name: from_message(tensor, field=f"{where}.loss_fn_inputs.{name}")
         for name, tensor in datum.loss_fn_inputs.items()
+    }
+    return Datum(_tokens(datum.model_input, f"{where}.model_input"), _inputs(tensors, where, loss))
+
+
+def _inputs(tensors: dict[str, np.ndarray], where: str, loss: str) -> dict[str, np.ndarray]:
+    inputs = {
+        name: _input(name, values, f"{where}.loss_fn_inputs.{name}")
+        for name, values in tensors.items()
     }
     if loss == "cross_entropy" and "weights" not in inputs:
         field = f"{where}.loss_fn_inputs.weights"
@@ -62,7 +89,7 @@ def _datum(datum: Any, index: int, loss: str) -> Datum:
             code="missing_loss_input",
             field=field,
         )
-    return Datum(_tokens(datum.model_input, f"{where}.model_input"), inputs)
+    return inputs
 
 
 def _tokens(chunks: Sequence[Any], field: str) -> np.ndarray:
@@ -77,6 +104,26 @@ def _tokens(chunks: Sequence[Any], field: str) -> np.ndarray:
     return np.concatenate(parts) if parts else np.empty(0, np.int32)
 
 
+def tokens_from_json(prompt: wire.ModelInput, *, field: str) -> np.ndarray:
+    """Token ids of a prompt in JSON, its text chunks one after another.
+
+    Raises:
+        UnsupportedError: a chunk that is not text.
+        InvalidRequestError: a number that no int32 holds.
+    """
+    for chunk in prompt.chunks:
+        if chunk.type != "encoded_text":
+            raise only_text(chunk.type, field)
+    try:
+        return np.array([t for chunk in prompt.chunks for t in chunk.tokens], dtype=np.int32)
+    except OverflowError:
+        raise InvalidRequestError(
+            f"{field}: contains a number beyond 32 bits, which is no token id.",
+            code="unknown_token",
+            field=field,
+        ) from None
+
+
 def only_text(kind: str | None, field: str) -> UnsupportedError:
     """The refusal of a chunk that is not text."""
     return UnsupportedError(
@@ -86,8 +133,7 @@ def only_text(kind: str | None, field: str) -> UnsupportedError:
     )
 
 
-def _input(name: str, tensor: Any, field: str) -> np.ndarray:
-    values = from_message(tensor, field=field)
+def _input(name: str, values: np.ndarray, field: str) -> np.ndarray:
     if name != "target_tokens":
         return values.astype(np.float32, copy=False)
     if values.dtype.kind != "i":
@@ -111,3 +157,12 @@ def encode_result(result: PassResult) -> bytes:
         field.dtype = DTYPES["float32"]
         field.trailing_shape.extend(trailing_shape)
     return output.SerializeToString()
+
+
+def json_result(result: PassResult) -> dict[str, Any]:
+    """The same for clients before protobuf."""
+    return {
+        "loss_fn_output_type": "TensorData",
+        "loss_fn_outputs": [{"logprobs": to_json(values)} for values in result.logprobs],
+        "metrics": result.metrics,
+    }

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from eztinker.api.prompts import chosen_seed
-from eztinker.api.tinker.passes import only_text
+from eztinker.api.tinker.passes import tokens_from_json
 from eztinker.api.tinker.tensors import from_json, to_message, to_sparse_message
 from eztinker.errors import InvalidRequestError, UnsupportedError
 from eztinker.models import tinker as wire
@@ -33,7 +33,7 @@ def sample(body: wire.AskSample, weights: WeightsRef, base: BaseModelRecord) -> 
         UnsupportedError: images, audio, or an option that is not here.
     """
     _refuse_stability_info(body)
-    tokens = _prompt(body.prompt)
+    tokens = tokens_from_json(body.prompt, field="prompt")
     return Sample(
         weights=weights,
         prompt_tokens=tokens,
@@ -71,22 +71,6 @@ def _targets(tensor: wire.TensorData | None) -> np.ndarray | None:
 
 def _is_sparse(tensor: wire.TensorData | None) -> bool:
     return tensor is not None and tensor.sparse_crow_indices is not None
-
-
-def _prompt(prompt: wire.ModelInput) -> np.ndarray:
-    for chunk in prompt.chunks:
-        if chunk.type != "encoded_text":
-            raise only_text(chunk.type, "prompt")
-    try:
-        return np.array(
-            [token for chunk in prompt.chunks for token in chunk.tokens], dtype=np.int32
-        )
-    except OverflowError:
-        raise InvalidRequestError(
-            "prompt: contains a number beyond 32 bits, which is no token id.",
-            code="unknown_token",
-            field="prompt",
-        ) from None
 
 
 def _params(body: wire.AskSample, num_prompt: int, base: BaseModelRecord) -> SamplingParams:
@@ -174,3 +158,28 @@ def _target_logprobs(logprobs: np.ndarray, operation: Sample) -> Any:
     if operation.sparse_targets and ids is not None:
         return to_sparse_message(logprobs, ids >= 0)
     return to_message(logprobs)
+
+
+def json_result(result: SampleResult) -> dict[str, Any]:
+    """The same for clients before protobuf, which know no further facts about a prompt."""
+    fields: dict[str, Any] = {
+        "type": "sample",
+        "sequences": [
+            {
+                "stop_reason": sequence.stop_reason,
+                "tokens": sequence.tokens,
+                "logprobs": sequence.logprobs,
+            }
+            for sequence in result.sequences
+        ],
+    }
+    if result.prompt_logprobs is not None:
+        fields["prompt_logprobs"] = result.prompt_logprobs.tolist()  # NaN becomes null
+    ids, logprobs = result.topk_prompt_ids, result.topk_prompt_logprobs
+    if ids is not None and logprobs is not None:
+        rows = (
+            list(zip(*row, strict=True))
+            for row in zip(ids.tolist(), logprobs.tolist(), strict=True)
+        )
+        fields["topk_prompt_logprobs"] = [None, *list(rows)[1:]]
+    return fields

@@ -80,6 +80,11 @@ def to_message(values: np.ndarray) -> Any:
     return Tensor(dense=data.tobytes(), dtype=DTYPES[name], shape=values.shape)
 
 
+def to_json(values: np.ndarray) -> dict[str, Any]:
+    """A dense float32 tensor in JSON."""
+    return {"data": values.ravel().tolist(), "dtype": "float32", "shape": list(values.shape)}
+
+
 def to_sparse_message(values: np.ndarray, listed: np.ndarray) -> Any:
     """A float32 ``Tensor`` in compressed rows of the cells where ``listed`` [rows, columns] is true."""
     message = Tensor(dtype=DTYPES["float32"], shape=values.shape)

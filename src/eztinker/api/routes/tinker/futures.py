@@ -39,7 +39,9 @@ async def retrieve_future(call: Call) -> Response:
     assert job.result is not None
     if isinstance(job.result, SampleResult):
         return await _answer_sample(call, job.job_id, job.result)
-    return _encode(job.result)
+    if isinstance(job.result, PassResult):
+        return _answer_pass(call, job.result)
+    return answer(_fields(job.result))
 
 
 def _try_again(job: JobRecord) -> Response:
@@ -50,6 +52,8 @@ def _try_again(job: JobRecord) -> Response:
 
 
 async def _answer_sample(call: Call, job_id: str, result: SampleResult) -> Response:
+    if not call.takes_protobuf:
+        return answer(samples.json_result(result))
     operation = None
     if result.target_prompt_logprobs is not None:
         asked = await call.service.jobs.operation(job_id)
@@ -57,15 +61,10 @@ async def _answer_sample(call: Call, job_id: str, result: SampleResult) -> Respo
     return Response(samples.encode_result(result, operation), media_type=PROTOBUF)
 
 
-_Listed = (
-    PassResult | RunCreated | StepResult | CheckpointSaved | CheckpointLoaded | EvaluationResult
-)
-
-
-def _encode(result: _Listed) -> Response:
-    if isinstance(result, PassResult):
-        return Response(passes.encode_result(result), media_type=PROTOBUF)
-    return answer(_fields(result))
+def _answer_pass(call: Call, result: PassResult) -> Response:
+    if not call.takes_protobuf:
+        return answer(passes.json_result(result))
+    return Response(passes.encode_result(result), media_type=PROTOBUF)
 
 
 def _fields(

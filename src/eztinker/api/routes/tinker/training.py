@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from eztinker.api.tinker.endpoint import Call, endpoint
-from eztinker.api.tinker.passes import training_pass
+from eztinker.api.tinker.passes import training_pass, training_pass_from_json
 from eztinker.api.tinker.paths import ephemeral_checkpoint, new_checkpoint
 from eztinker.api.tinker.submit import submit_body, submit_numbered
 from eztinker.errors import InvalidRequestError, UnsupportedError
@@ -23,7 +23,14 @@ EPHEMERAL_TTL_S = 24 * 3600
 
 
 async def forward_backward(call: Call) -> Response:
-    """A pass over data; with ``forward_only`` no gradient comes of it."""
+    """A pass over data, in protobuf or in older clients' JSON; with ``forward_only`` without a gradient."""
+    if not call.sends_protobuf:
+        return await submit_body(
+            call,
+            wire.ForwardBackward,
+            lambda body: training_pass_from_json(body.forward_backward_input, forward_only=False),
+            kind="forward_backward",
+        )
     message = await call.message(ForwardBackwardRequest)
     if not message.model_id:
         raise InvalidRequestError("model_id: missing.", code="missing_field", field="model_id")
@@ -37,6 +44,16 @@ async def forward_backward(call: Call) -> Response:
         model_id=message.model_id,
         seq_id=message.seq_id,
         kind="forward" if message.forward_only else "forward_backward",
+    )
+
+
+async def forward(call: Call) -> Response:
+    """A pass without a gradient, as clients before protobuf ask for it."""
+    return await submit_body(
+        call,
+        wire.Forward,
+        lambda body: training_pass_from_json(body.forward_input, forward_only=True),
+        kind="forward",
     )
 
 
@@ -138,6 +155,7 @@ async def save_weights_external(call: Call) -> Response:
 
 ROUTES = (
     endpoint("POST", "/forward_backward", forward_backward),
+    endpoint("POST", "/forward", forward),
     endpoint("POST", "/optim_step", optim_step),
     endpoint("POST", "/save_weights", save_weights),
     endpoint("POST", "/save_weights_for_sampler", save_weights_for_sampler),

@@ -17,7 +17,7 @@ import orjson
 
 from eztinker.client import answers, requests
 from eztinker.client.answers import Answer, Json, NoAnswer
-from eztinker.client.request import Request
+from eztinker.client.request import Request, check_finite
 from eztinker.client.retry import Retry
 from eztinker.errors import (
     AuthError,
@@ -230,12 +230,15 @@ def _prepare(request: Request[Any]) -> Send:
 
 def _encode(body: Json) -> bytes:
     try:
-        return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+        content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
     except TypeError as error:
         raise InvalidRequestError(
             f"The request cannot be written as JSON: {error}. Numbers, strings, lists, dicts, numpy "
             "arrays and tensors can."
         ) from None
+    if b"null" in content:  # which NaN becomes, and null may mean: use the default
+        check_finite(body)
+    return content
 
 
 def _with_read_timeout(send: Send, request: Request[Any], left_s: float) -> Send:

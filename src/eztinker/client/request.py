@@ -6,6 +6,7 @@ Knows how names become URLs and values become JSON; no route, no connection. Cal
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
@@ -44,6 +45,26 @@ class Request(Generic[T]):
 def plain(value: Any) -> Any:
     """Lists and numbers from arrays and tensors (anything with ``tolist``); the rest as it is."""
     return value.tolist() if hasattr(value, "tolist") else value
+
+
+def check_finite(value: Any, field: str = "") -> None:
+    """Refuse NaN and infinity, for which JSON has no word.
+
+    Raises:
+        InvalidRequestError: names the place of the first.
+    """
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            check_finite(item, f"{field}.{key}" if field else str(key))
+    elif isinstance(value, (list, tuple)) or hasattr(value, "tolist"):
+        items = plain(value)
+        for i, item in enumerate(items if isinstance(items, (list, tuple)) else [items]):
+            check_finite(item, f"{field}[{i}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise InvalidRequestError(
+            f"{field}: expected a finite number, got {value}. Check how it was computed.",
+            field=field,
+        )
 
 
 def mapping(value: Any) -> Json:

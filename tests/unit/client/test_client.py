@@ -245,6 +245,18 @@ def test_what_json_cannot_say_is_refused_before_it_is_sent(
     assert not service.seen
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_none_is_refused_by_its_place(
+    client: EZTinkerClient, service: FakeService, value: float
+):
+    weights = np.array([1.0, value])
+    with pytest.raises(errors.InvalidRequestError, match=r"^data\[1\]\.weights\[1\]: .* finite"):
+        client.forward_backward("run_1", data=[{"input_ids": [1]}, {"weights": weights}])
+    with pytest.raises(errors.InvalidRequestError, match=r"^grad_clip_norm: "):
+        client.optim_step("run_1", grad_clip_norm=value)  # null would switch clipping off
+    assert not service.seen
+
+
 def test_health_is_bounded_even_when_the_server_is_silent():
     def silent(request: httpx.Request) -> httpx.Response:
         assert request.extensions["timeout"]["read"] <= flows.HEALTH_TIMEOUT_S

@@ -6,7 +6,7 @@ one per (name, quantization).
 
 from __future__ import annotations
 
-import contextlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from eztinker.engine.worker.devices import is_out_of_memory
 from eztinker.engine.worker.hf_decoder import HFDecoder
 from eztinker.errors import InvalidRequestError, NotFoundError, UnsupportedError
 from eztinker.types.training import Quantization
+
+logger = logging.getLogger(__name__)
 
 _SMALL_MODEL_PARAMETERS = 300_000_000
 _PROBE_LENGTHS = (19, 11)
@@ -98,8 +100,11 @@ def _choose_decoder(model: Any, reference: list[Any], probe: list[list[int]]) ->
     """Our own decoder where it covers the model and gives its numbers; else transformers' modules."""
     if obstacle(model) is None:
         lean = LeanDecoder(model)
-        with contextlib.suppress(UnsupportedError):
+        try:
             lean.verify(reference, probe)
+        except UnsupportedError as error:
+            logger.warning("Our own decoder is not used: %s", error)
+        else:
             return lean
     decoder = HFDecoder(model)
     decoder.adapt()
@@ -145,10 +150,10 @@ def _choose_dtype(dtype: str, device: torch.device, count_parameters: Any) -> to
 
 def _read(folder: Path, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     model, report = AutoModelForCausalLM.from_pretrained(
         folder,
         local_files_only=True,

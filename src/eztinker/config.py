@@ -81,7 +81,8 @@ class ServerConfig(BaseModel):
 
     executor: Literal["subprocess", "inline"] = "subprocess"
     """Where the engine worker lives; ``inline`` is for tests."""
-    device: str = "auto"
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``; whether it is there, only the worker can tell."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     num_threads: int = Field(0, ge=0)
     """Torch threads of the worker; 0 takes the number of physical cores."""

@@ -19,7 +19,7 @@ demo: $(VENV)/installed
 	$(BIN)/eztinker demo
 
 test: $(VENV)/installed-dev
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
@@ -29,7 +29,7 @@ check: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	mkdir -p benchmarks/results
-	for name in store native_api; do \
+	for name in store native_api engine; do \
 		$(BIN)/python -m benchmarks.$$name --out benchmarks/results/$$name.json || exit 1; done
 
 docs: $(VENV)/installed-dev

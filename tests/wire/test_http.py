@@ -71,7 +71,7 @@ def step(http: httpx.Client, model_id: str, seq_id: int) -> httpx.Response:
 
 def test_a_client_starts(http: httpx.Client) -> None:
     assert http.post("/client/config", json={"sdk_version": "0.38.0"}).json() == {}
-    assert http.post("/client/dynamic_config", json={}).json() == {}
+    assert http.post("/client/dynamic_config", json={}).json() == {"sample_cancel_enabled": True}
     assert http.get("/healthz").json() == {"status": "ok"}
     start_s = time.monotonic()
     telemetry = http.post("/telemetry", json={"events": [{"x": 1}] * 100, "session_id": "x"})
@@ -271,6 +271,14 @@ def test_another_optimizer_fails_by_name(http: httpx.Client, model_id: str) -> N
     failed = retrieve(http, http.post("/optim_step", json=body).json()["request_id"]).json()
     assert failed["category"] == "user"
     assert "dimuon" in failed["error"]
+
+
+def test_a_promise_is_cancelled(http: httpx.Client, model_id: str) -> None:
+    body = {"model_id": model_id, "seq_id": 5, "adam_params": {"learning_rate": 0.1}}
+    request_id = http.post("/optim_step", json=body).json()["request_id"]  # waits for 1 to 4
+    assert http.post("/cancel_future", json={"request_id": request_id}).status_code == 204
+    assert "cancelled" in retrieve(http, request_id).json()["error"]
+    assert http.post("/cancel_future", json={"request_id": "job_none"}).status_code == 404
 
 
 def test_the_native_api_knows_what_this_wire_made(http: httpx.Client, model_id: str) -> None:

@@ -62,3 +62,6 @@ def test_a_killed_server_is_a_pause(
     assert sampler.compute_logprobs(prompt(5, 6, 7)).result() == scored
     twin = service.create_training_client_from_state_with_optimizer(path).result()
     np.testing.assert_array_equal(logprobs(twin.forward([datum()], CE).result()), final[0])
+    server.kill()
+    server.start()
+    np.testing.assert_array_equal(logprobs(twin.forward([datum()], CE).result()), final[0])

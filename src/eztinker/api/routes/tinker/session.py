@@ -20,6 +20,12 @@ async def client_config(call: Call) -> Response:
     return answer({})
 
 
+async def dynamic_config(call: Call) -> Response:
+    """The one switch that differs: a client that gives a sample up may say so."""
+    await call.drop_body()
+    return answer({"sample_cancel_enabled": True})
+
+
 async def create_session(call: Call) -> Response:
     """Begin a session."""
     body = await call.body(wire.CreateSession)
@@ -80,7 +86,7 @@ async def capabilities(call: Call) -> Response:
 
 ROUTES = (
     endpoint("POST", "/client/config", client_config),
-    endpoint("POST", "/client/dynamic_config", client_config),
+    endpoint("POST", "/client/dynamic_config", dynamic_config),
     endpoint("POST", "/create_session", create_session),
     endpoint("POST", "/session_heartbeat", heartbeat),
     endpoint("POST", "/telemetry", telemetry),

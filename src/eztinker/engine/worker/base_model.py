@@ -154,7 +154,7 @@ def _read(folder: Path, dtype: torch.dtype) -> Any:
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    model, report = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder,
         local_files_only=True,
         trust_remote_code=False,
@@ -164,6 +164,7 @@ def _read(folder: Path, dtype: torch.dtype) -> Any:
         output_loading_info=True,
         ignore_mismatched_sizes=True,
     )
+    model, report = loaded
     _check_complete(report)
     return model
 

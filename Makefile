@@ -6,6 +6,7 @@
 #   make bench   the benchmarks, as JSON below benchmarks/results
 #   make docs    regenerate the reference pages from --help and the OpenAPI document
 #   make golden  recompute the golden values (look at the difference before committing it)
+#   make cookbook  some recipes of the official cookbook against this server, two steps each
 #   make nano    build the built-in base model from nothing (about an hour on two cores)
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test check bench docs golden nano clean
+.PHONY: demo test check bench docs golden cookbook nano clean
 
 demo: $(VENV)/installed
 	$(BIN)/eztinker demo
@@ -37,6 +38,9 @@ docs: $(VENV)/installed-dev
 
 golden: $(VENV)/installed-dev
 	$(BIN)/python -m tools.golden
+
+cookbook: $(VENV)/installed-dev
+	$(BIN)/python -m tools.cookbook
 
 nano: $(VENV)/installed-dev
 	$(BIN)/python -m tools.nano.build

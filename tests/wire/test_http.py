@@ -88,6 +88,28 @@ def test_a_session_lives_and_ends(http: httpx.Client, session_id: str) -> None:
     assert http.post(f"/sessions/{uuid.uuid4()}/finish", json=body).status_code == 404
 
 
+def test_unnamed_weights_end_with_their_session(http: httpx.Client, model_id: str) -> None:
+    session_id = model_id.partition(":")[0]
+    body = {"model_id": model_id, "seq_id": 1, "sampling_session_seq_id": 0, "kind": "snapshot"}
+    saved = http.post("/save_weights_for_sampler", json=body).json()["request_id"]
+    sampler_id = retrieve(http, saved).json()["sampling_session_id"]
+    prompt = {"chunks": [{"type": "encoded_text", "tokens": [5, 6]}]}
+    ask = {
+        "sampling_session_id": sampler_id,
+        "prompt": prompt,
+        "sampling_params": {"max_tokens": 1},
+    }
+    first = http.post("/asample", json={**ask, "seq_id": 0})
+    assert len(first.json()["sample_sequence_ids"]) == 1
+    assert retrieve(http, first.json()["request_id"]).status_code == 200
+    assert http.get(f"/training_runs/{model_id}/checkpoints").json()["checkpoints"] == []
+    http.post(f"/sessions/{session_id}/finish", json={"reason": {"type": "success"}})
+    late = http.post("/asample", json={**ask, "seq_id": 1})
+    assert (late.status_code, "no checkpoint" in late.json()["detail"]) == (404, True)
+    again = http.post("/asample", json={**ask, "seq_id": 0})
+    assert again.json()["request_id"] == first.json()["request_id"]
+
+
 def test_a_number_waits_for_those_before_it_and_its_poll_is_held(
     http: httpx.Client, model_id: str
 ) -> None:

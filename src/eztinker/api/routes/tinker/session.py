@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from importlib.metadata import version
 
 from starlette.responses import Response
 
 from eztinker.api.tinker.endpoint import Call, answer, endpoint, nothing
 from eztinker.api.tinker.metadata import as_strings
+from eztinker.api.tinker.paths import EPHEMERAL, path_of_stored
 from eztinker.errors import NotFoundError
 from eztinker.models import tinker as wire
 
@@ -58,11 +60,22 @@ async def telemetry(call: Call) -> Response:
 
 
 async def finish_session(call: Call) -> Response:
-    """A client says how its session ended."""
+    """A client says how its session ended; weights that only its own samplers could name go with it."""
     body = await call.body(wire.FinishSession)
+    session_id = call.path("session_id")
     status = _STATUS_OF_REASON.get(body.reason.type, "finished")
-    await call.service.sessions.finish(call.path("session_id"), status)
+    await call.service.sessions.finish(session_id, status)
+    run_ids, _ = await call.service.sessions.contents(session_id)
+    for run_id in run_ids:
+        await _delete_ephemeral(call, run_id)
     return nothing()
+
+
+async def _delete_ephemeral(call: Call, run_id: str) -> None:
+    for checkpoint in await call.service.checkpoints.list(run_id=run_id):
+        if path_of_stored(run_id, checkpoint.name).kind == EPHEMERAL:
+            with contextlib.suppress(NotFoundError):  # a repeated request, or its time was over
+                await call.service.checkpoints.delete(run_id, checkpoint.name)
 
 
 async def health(call: Call) -> Response:

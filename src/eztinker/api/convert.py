@@ -116,8 +116,21 @@ def training_pass(
         TooLargeError: more data than a request may have.
     """
     data = [_datum(datum, prefix, base) for prefix, datum in _data_of(body, limits)]
+    _refuse_no_labels(data)
     loss = request_loss(body.loss_fn, body.loss_fn_config, default_loss)
     return TrainingPass(data=data, loss=loss, forward_only=forward_only)
+
+
+def _refuse_no_labels(data: list[Datum]) -> None:
+    """A native request trains something, or is a mistake; the SDK's custom losses may send zeros."""
+    weights = [datum.loss_fn_inputs.get("weights") for datum in data]
+    if all(w is not None and not w.any() for w in weights):
+        raise InvalidRequestError(
+            "weights: no label counts: all are -100 in target_ids or have weight 0. Give at least one "
+            "label a weight.",
+            code="no_counting_label",
+            field="weights",
+        )
 
 
 def _data_of(

@@ -111,21 +111,13 @@ def _check_groups(num_data: int, loss: str, signature: LossSignature | None) -> 
 
 
 def _check_counting(operation: TrainingPass) -> None:
-    """A mean needs a label that counts, and positive weight altogether; a sum may be of nothing."""
+    """A mean needs positive weight altogether; a sum may be of nothing."""
     if operation.loss.reduction != "mean":
         return
     weights = [datum.loss_fn_inputs.get("weights") for datum in operation.data]
     if any(w is None for w in weights):
         return
-    counting = any(bool(np.any(w)) for w in weights if w is not None)
     total = sum(float(np.sum(w, dtype=np.float64)) for w in weights if w is not None)
-    if not counting:
-        raise InvalidRequestError(
-            "weights: no label of this request counts (every weight is 0, or every label in target_ids is -100). Give at "
-            "least one label a weight.",
-            code="no_counting_label",
-            field="weights",
-        )
     if total <= 0:
         raise InvalidRequestError(
             f"weights: they add up to {total:g}, and a mean divides by that. Send positive weights, or "

@@ -430,3 +430,14 @@ async def test_creating_a_run_twice_under_one_key_makes_one_run(
     ]
     assert answers_seen[0] == answers_seen[1]
     assert len(service.runs.all) == 1
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("fields", [{"target_ids": [-100] * 4}, {"weights": [0.0] * 4}])
+async def test_a_request_without_a_counting_label_is_refused(
+    client: httpx.AsyncClient, run_id: str, reduction: str, fields: dict
+) -> None:
+    body = {"input_ids": [5, 6, 7, 8], "loss_fn_config": {"reduction": reduction}, **fields}
+    answer = await client.post(f"/v1/runs/{run_id}/forward_backward", json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "no_counting_label"

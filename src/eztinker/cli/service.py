@@ -56,7 +56,7 @@ def _facts(client: EZTinkerClient) -> dict[str, Any]:
     return {
         "base_url": client.base_url,
         "version": health["version"],
-        "engine": health.get("engine", "unknown"),
+        "engine": _engine(health),
         "base_models": [model["id"] for model in models if model.get("kind") == "base_model"],
         "runs": len(client.get_runs()),
         "checkpoints": len(client.get_checkpoints()),
@@ -64,3 +64,8 @@ def _facts(client: EZTinkerClient) -> dict[str, Any]:
             name: len(client.get_jobs(status=name, limit=1000)) for name in ("queued", "running")
         },
     }
+
+
+def _engine(health: dict[str, Any]) -> str:
+    state, trouble = health.get("engine", "unknown"), health.get("engine_error")
+    return f"{state} ({trouble})" if trouble else state

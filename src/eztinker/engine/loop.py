@@ -156,7 +156,9 @@ class EngineLoop:
             return 0, "operations with lower numbers have not arrived"
         found = self._scheduler.position(job_id)
         if found is not None and not self._supervisor.ready.is_set():
-            return found[0], "the engine is starting"
+            failure = self._supervisor.start_failure
+            trouble = f"the engine does not start ({failure}; the server's log says more)"
+            return found[0], trouble if failure else "the engine is starting"
         return found
 
     @property

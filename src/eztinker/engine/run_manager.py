@@ -137,6 +137,7 @@ class RunManager:
         starting = "starting" if supervisor.num_deaths == 0 else "restarting"
         return {
             "engine": "ready" if ready else starting,
+            "engine_error": supervisor.start_failure,
             "device": supervisor.facts.device if supervisor.facts else None,
             "queued_jobs": self._loop.num_waiting,
             "running_jobs": self._loop.num_running,

@@ -48,6 +48,7 @@ class Supervisor:
         ready: set while a worker listens.
         facts: what the present worker said of itself; None before it is ready.
         num_deaths: workers lost since the start.
+        start_failure: how the last worker ended if it never became ready; None otherwise.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Supervisor:
         self.ready = asyncio.Event()
         self.facts: WorkerReady | None = None
         self.num_deaths = 0
+        self.start_failure: str | None = None
 
     async def start(self) -> None:
         """Begin supervising; returns at once, ``ready`` tells when a worker listens."""
@@ -136,6 +138,8 @@ class Supervisor:
             if self._stopping:
                 return
             self.num_deaths += 1
+            if not self.ready.is_set():
+                self.start_failure = str(death)
             log.warning("Engine worker %d ended (%s); starting another.", self.epoch, death)
             self._end_of_life(death)
             # One that lived is replaced at once; one that cannot start is not hammered.
@@ -196,6 +200,7 @@ class Supervisor:
         match event:
             case WorkerReady():
                 self.facts = event
+                self.start_failure = None
                 self.ready.set()
             case JobDone() | StateWritten() | StateRead():
                 self._answer(event.job_id, event)

@@ -46,6 +46,7 @@ class HealthAnswer(BaseModel):
     version: str
     timestamp: str
     engine: str
+    engine_error: str | None = None
 
 
 class RunCreatedAnswer(Answer):

@@ -21,7 +21,7 @@ from eztinker.types.operations import (
 )
 from eztinker.types.sampling import SamplingParams, WeightsRef
 from eztinker.types.training import AdamParams
-from tests.unit.engine.fake_worker import World
+from tests.unit.engine.fake_worker import FakeExecutor, World
 from tests.unit.engine.harness import Engine, a_pass, a_step, ended
 
 
@@ -339,4 +339,28 @@ async def test_held_jobs_survive_a_restart_and_can_be_cancelled(
     await engine.do(a_pass(1), seq=1)
     assert resumed is not None
     assert (await ended(resumed)).result.grad_norm == 1.0
+    await engine.stop()
+
+
+async def test_an_engine_that_does_not_start_says_so(tmp_path: Path, world: World) -> None:
+    engine = Engine(tmp_path, world)
+
+    class Stillborn(FakeExecutor):
+        async def start(self, settings: messages.WorkerSettings) -> None:
+            await self.kill()
+
+    world.make_executor = lambda: Stillborn(world)  # type: ignore[method-assign]
+    engine.manager._supervisor._make_executor = world.make_executor
+    await engine.start()
+    waiting = await engine.create()
+    async with asyncio.timeout(5):
+        while engine.manager.health()["engine_error"] is None:
+            await asyncio.sleep(0.01)
+    position = engine.manager.position(waiting.record.job_id)
+    assert position is not None
+    assert "does not start" in position[1]
+    world.make_executor = lambda: FakeExecutor(world)  # type: ignore[method-assign]
+    engine.manager._supervisor._make_executor = world.make_executor
+    assert (await ended(waiting)).status == "completed"
+    assert engine.manager.health()["engine_error"] is None
     await engine.stop()

@@ -10,6 +10,7 @@ Axes: B rows of a pass, T positions, D hidden size, R rows, V vocabulary.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,7 +28,7 @@ from eztinker.ops.logprobs import Head
 Segments = list[tuple[AdapterWeights | None, int, int]]
 
 
-class Decoder:
+class Decoder(ABC):
     """A causal language model, ready for passes of any run.
 
     Args:
@@ -70,6 +71,7 @@ class Decoder:
         """Memory of the frozen model."""
         return sum(p.numel() * p.element_size() for p in self._model.parameters())
 
+    @abstractmethod
     def hidden(
         self,
         tokens_BT: Tensor,
@@ -91,7 +93,6 @@ class Decoder:
             dropout: on the adapters' inputs, or None.
             checkpointing: recompute each layer in the backward pass.
         """
-        raise NotImplementedError
 
     def head(self, adapter: AdapterWeights | None) -> Head:
         """The vocabulary head as a run sees it."""

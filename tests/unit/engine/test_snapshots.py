@@ -110,8 +110,9 @@ async def test_a_failed_write_publishes_nothing_and_is_still_owed(
 
 
 async def test_a_failure_in_the_background_disturbs_nobody(
-    snapshots: Snapshots, writer: Writer
+    tmp_path: Path, snapshots: Snapshots, writer: Writer
 ) -> None:
+    snapshots.note_compute("run_1", 1e6)
     writer.dies = True
     await snapshots.begin("run_1", 7, epoch=1)
     await snapshots.settle()
@@ -122,6 +123,8 @@ async def test_a_failure_in_the_background_disturbs_nobody(
     writer.post = refuse  # type: ignore[method-assign]
     await snapshots.begin("run_1", 9, epoch=1)
     await snapshots.settle()
+    assert list((tmp_path / "snapshots" / "run_1").iterdir()) == []
+    assert snapshots.is_due("run_1", now_s=1e9)
 
 
 async def test_a_snapshot_that_comes_after_its_run_is_gone_leaves_no_trace(

@@ -127,7 +127,11 @@ class Snapshots:
         folder = await asyncio.to_thread(blobs.new_folder, self.folder_of(run_id))
         key = f"snapshot:{run_id}:{seq}"
         command = WriteState(key, run_id, str(folder), with_optimizer=True, background=background)
-        answer = await self._supervisor.post(key, command, epoch=epoch)
+        try:
+            answer = await self._supervisor.post(key, command, epoch=epoch)
+        except BaseException:
+            await asyncio.to_thread(blobs.discard, folder)
+            raise
         compute_s, account.compute_s = account.compute_s, 0.0
         return _Pending(run_id, seq, folder, answer, compute_s)
 

@@ -47,6 +47,8 @@ class Limits(BaseModel):
     """Continuations per sampling request."""
     max_body_bytes: int = Field(64 * 1024 * 1024, ge=1024)
     """Size of one HTTP request body."""
+    max_body_values: int = Field(8 * 1024 * 1024, ge=1024)
+    """Values (token ids, weights, …) in one JSON body; parsing more would hold up all others."""
     max_data: int = Field(1024, ge=1)
     """Data (sequences) per training request."""
     max_stop_strings: int = Field(16, ge=1)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import uvicorn
 
+from eztinker.api.http_protocol import HttpProtocol
 from eztinker.api.server import create_app
 from eztinker.config import ServerConfig
 from eztinker.engine.executors.base import Executor
@@ -66,6 +67,8 @@ def serve(
     server = _Server(
         uvicorn.Config(
             create_app(service),
+            http=HttpProtocol,
+            ws="none",
             log_config=None,
             access_log=False,
             lifespan="off",

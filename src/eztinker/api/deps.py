@@ -44,7 +44,7 @@ ServiceDep = Annotated[Service, Depends(get_service)]
 
 async def get_raw_body(request: Request) -> bytes:
     """The body's bytes, read once per request."""
-    return await read_raw(request, request.app.state.service.config.limits.max_body_bytes)
+    return await read_raw(request, request.app.state.service.config.limits)
 
 
 RawBody = Annotated[bytes, Depends(get_raw_body)]

@@ -5,7 +5,7 @@ schema, unknown routes and methods. It decides no rule itself. ``api/server.py``
 the Tinker and OpenAI wires have tables of their own.
 
 ``TooLargeError`` is 422 (a request that could be read asks for more than a limit allows); only a body
-that is too long to be read is 413.
+that is too long to be read is 413, or a head 431 (``http_protocol.py``).
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ STATUS_OF_CLASS: dict[type[errors.EZTinkerError], int] = {
 }
 STATUS_OF_CODE = {
     "body_too_large": 413,
+    "head_too_large": 431,
     "method_not_allowed": 405,
     "unsupported_media_type": 415,
 }

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from eztinker.api.bodies import parse, read_bytes
+from eztinker.api.bodies import check_num_values, parse, read_bytes
 from eztinker.api.tinker.errors import error_response
 from eztinker.api.tinker.paths import TYPE_OF_KIND, CheckpointPath
 from eztinker.errors import (
@@ -88,6 +88,7 @@ class Call:
     async def raw_json(self) -> bytes:
         """The bytes of a JSON body."""
         raw = await self._read()
+        check_num_values(raw, self.service.config.limits.max_body_values)
         self.digest = hashlib.sha256(self._request.url.path.encode() + b"\n" + raw).hexdigest()
         return raw
 

@@ -1,0 +1,106 @@
+"""HTTP/1.1 on the socket, with our answer to what is not HTTP.
+
+uvicorn answers a broken request itself, in plain text, and reads a request head of any length. Here a
+broken one is answered in our JSON, and a head that is too long is refused while it still arrives.
+Knows no route. Given to uvicorn by ``launch.py``.
+"""
+
+from __future__ import annotations
+
+import http
+import secrets
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from eztinker.api.errors import error_fields
+from eztinker.errors import InvalidRequestError, TooLargeError, UserError
+
+MAX_HEAD_BYTES = 64 * 1024
+"""Request line and headers together."""
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    _num_head_bytes = 0
+    """Of the present request, as far as parsed."""
+    _num_waiting_bytes = 0
+    """Came since a head began: the parser keeps a header to itself until it ends."""
+    _is_in_head = True
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the client."""
+        self._num_waiting_bytes += len(data)
+        super().data_received(data)
+        if not self._is_in_head:
+            self._num_waiting_bytes = 0
+        elif self._num_waiting_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse(http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _too_long())
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._num_head_bytes = 0
+        self._is_in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        self._is_in_head = False
+        self._num_waiting_bytes = 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The body is whole; what follows is the next request's head."""
+        super().on_message_complete()
+        self._is_in_head = True
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the request's target."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A whole header."""
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+
+    def _count(self, num_bytes: int) -> None:
+        self._num_head_bytes += num_bytes
+        if self._num_head_bytes > MAX_HEAD_BYTES:
+            raise ValueError  # the parser stops, and asks for send_400_response
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what the parser could not read, and close: where a next request begins is unknown."""
+        if self._num_head_bytes > MAX_HEAD_BYTES:
+            self._refuse(http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _too_long())
+        else:
+            self._refuse(http.HTTPStatus.BAD_REQUEST, _malformed())
+
+    def _refuse(self, status: http.HTTPStatus, error: UserError) -> None:
+        request_id = f"req_{secrets.token_hex(8)}"
+        body = orjson.dumps({"error": error_fields(error), "request_id": request_id})
+        head = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nx-request-id: {request_id}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode("ascii") + body)
+        self.transport.close()
+
+
+def _malformed() -> UserError:
+    return InvalidRequestError(
+        "What came is not a HTTP/1.1 request: its first line, a header or the framing of its body is "
+        "broken, or its method does not exist. This server speaks HTTP without TLS: the address "
+        "begins with http://, and a proxy in between must pass requests on unchanged.",
+        code="malformed_http",
+    )
+
+
+def _too_long() -> UserError:
+    return TooLargeError(
+        f"The request's address and headers have more than {MAX_HEAD_BYTES} bytes, the most that this "
+        "server reads. Put long values into the body.",
+        code="head_too_large",
+        details={"limit": MAX_HEAD_BYTES},
+    )

@@ -7,8 +7,15 @@ import time
 
 import pytest
 
-from eztinker.engine.worker import failures, trainer, worker
-from eztinker.types.messages import BaseModelLoaded, LoadBaseModel, OpenRun, Progress, Shutdown
+from eztinker.engine.worker import failures, jobs, outbox, trainer
+from eztinker.types.messages import (
+    BaseModelLoaded,
+    JobDone,
+    LoadBaseModel,
+    OpenRun,
+    Progress,
+    Shutdown,
+)
 from eztinker.types.training import LoRAConfig
 from tests.worker_harness import Harness, datum
 
@@ -19,7 +26,7 @@ SLOW_S = 0.4
 def living(qwen2_folder, monkeypatch):
     """A worker that runs in its thread, as in its process."""
     monkeypatch.setattr(failures, "BEAT_S", 0.02)
-    monkeypatch.setattr(worker, "_PROGRESS_S", 0.05)
+    monkeypatch.setattr(outbox, "_PROGRESS_S", 0.05)
     harness = Harness(qwen2_folder)
     harness.do(OpenRun("o", "r", "m", LoRAConfig(r=2), 1))
     thread = threading.Thread(target=harness.worker.run)
@@ -53,7 +60,7 @@ def signs(events):
 
 
 def test_reading_a_base_model_gives_signs_of_life(living, gpt2_folder, monkeypatch):
-    monkeypatch.setattr(worker, "load_base_model", slowed(worker.load_base_model))
+    monkeypatch.setattr(jobs, "load_base_model", slowed(jobs.load_base_model))
     assert signs(events_of(living, LoadBaseModel("g", str(gpt2_folder)), BaseModelLoaded)) >= 3
     time.sleep(0.1)
     after = len(living.events)
@@ -64,10 +71,10 @@ def test_reading_a_base_model_gives_signs_of_life(living, gpt2_folder, monkeypat
 def test_one_long_micro_batch_gives_signs_of_life(living, monkeypatch):
     monkeypatch.setattr(trainer._Pass, "_micro_batch", slowed(trainer._Pass._micro_batch))
     command = living.pass_command([datum(1, 9)])
-    assert signs(events_of(living, command, worker.JobDone)) >= 3
+    assert signs(events_of(living, command, JobDone)) >= 3
 
 
 def test_a_call_that_never_returns_falls_silent(living, gpt2_folder, monkeypatch):
     monkeypatch.setattr(failures, "MAX_UNIT_S", 0.0)
-    monkeypatch.setattr(worker, "load_base_model", slowed(worker.load_base_model))
+    monkeypatch.setattr(jobs, "load_base_model", slowed(jobs.load_base_model))
     assert signs(events_of(living, LoadBaseModel("g", str(gpt2_folder)), BaseModelLoaded)) == 0

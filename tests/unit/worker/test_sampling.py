@@ -233,7 +233,7 @@ def test_a_failing_step_fails_its_requests_only(trained, monkeypatch):
 
 
 def test_a_busy_worker_reports_progress(trained, monkeypatch):
-    monkeypatch.setattr("eztinker.engine.worker.worker._PROGRESS_S", 0.0)
+    monkeypatch.setattr("eztinker.engine.worker.outbox._PROGRESS_S", 0.0)
     events = trained.do(
         trained.sample_command(PROMPT, max_tokens=40, num_samples=3, stop_token_ids=())
     )

@@ -27,8 +27,7 @@ def trained(harness):
 def write(harness, folder, *, run_id="r", with_optimizer=True, background=False) -> StateWritten:
     folder.mkdir(exist_ok=True)
     events = harness.do(WriteState("w", run_id, str(folder), with_optimizer, background))
-    for writer in harness.worker._writers:
-        writer.join()
+    harness.worker._writes.join()
     return events[-1] if events else harness.events[-1]
 
 

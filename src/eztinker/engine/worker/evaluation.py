@@ -1,7 +1,7 @@
 """Scoring responses: mean log-probability of each under pinned weights.
 
 ``score`` is a generator that yields after every micro-batch. It writes no responses itself: items
-without one are completed by ``worker.py`` through the sampler first. Knows no messages.
+without one are completed by ``jobs.py`` through the sampler first. Knows no messages.
 """
 
 from __future__ import annotations

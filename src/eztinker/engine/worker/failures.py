@@ -1,6 +1,6 @@
 """What goes wrong, as a message; and a sign of life where work cannot give one itself.
 
-Called by ``worker.py``.
+Called by ``worker.py`` and those who work for it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What each command on a run does, as generators that yield between units of work.
+"""What each ordered command does, as generators that yield between units of work.
 
 A generator returns the event that answers the command, and changes ``Residents`` only in its last unit,
 so dropping it undoes everything. It may yield sampling requests that it waits for. Knows no queue;
-``worker.py`` drives it.
+``ordered_work.py`` drives it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from eztinker.engine.worker.base_model import BaseModel, load_base_model
 from eztinker.engine.worker.batch import SampleRequest
 from eztinker.engine.worker.evaluation import check_items, score
 from eztinker.engine.worker.residents import Residents
@@ -21,9 +22,11 @@ from eztinker.engine.worker.trainer import executed_plan, run_pass
 from eztinker.errors import InvalidRequestError, ServerError
 from eztinker.types.codec import encode
 from eztinker.types.messages import (
+    BaseModelLoaded,
     CloseRun,
     Event,
     JobDone,
+    LoadBaseModel,
     OpenRun,
     PassPlan,
     ReadState,
@@ -38,6 +41,25 @@ from eztinker.types.operations import EvaluationItem, RunCreated, Sample
 from eztinker.types.sampling import SamplingParams, WeightsRef
 
 Job = Generator[list[SampleRequest] | None, None, Event | None]
+
+
+def run_load_base_model(residents: Residents, command: LoadBaseModel) -> Job:
+    """Read a base model's weights unless they are resident."""
+    base = _resident_base_model(residents, command)
+    decoder = base.decoder
+    return BaseModelLoaded(
+        epoch=residents.settings.epoch,
+        base_model=base.name,
+        architecture=base.architecture,
+        num_parameters=decoder.num_parameters,
+        context_length=decoder.context_length,
+        vocab_size=decoder.vocab_size,
+        dtype=str(decoder.dtype).removeprefix("torch."),
+        device=str(decoder.device),
+        size_bytes=decoder.size_bytes,
+        quantization=base.quantization,
+    )
+    yield
 
 
 def open_run(residents: Residents, command: OpenRun) -> Job:
@@ -147,6 +169,30 @@ def plan_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
         else:
             batches.append([i])
     return batches
+
+
+def _resident_base_model(residents: Residents, command: LoadBaseModel) -> BaseModel:
+    known = residents.base_models.get(command.base_model)
+    if known is not None:
+        if (known.folder, known.quantization) != (Path(command.folder), command.quantization):
+            raise InvalidRequestError(
+                f"Base model {command.base_model!r} is already loaded from {known.folder} with "
+                f"quantization {known.quantization!r}; give the other one another name.",
+                field="base_model",
+            )
+        return known
+    twin = residents.base_model_in(Path(command.folder), command.quantization)
+    if twin is not None:
+        return residents.share_base_model(command.base_model, twin)
+    base = load_base_model(
+        command.base_model,
+        Path(command.folder),
+        quantization=command.quantization,
+        device=residents.device,
+        dtype=residents.settings.dtype,
+    )
+    residents.add_base_model(base)
+    return base
 
 
 def _response_of(command: RunEvaluate, i: int) -> Sample:

@@ -1,7 +1,7 @@
 """What lives in a worker: base models with their samplers, runs, and adapters read for sampling.
 
-A lookup that fails says what is missing. Knows no commands and no queue; ``jobs.py`` and ``worker.py``
-use it.
+A lookup that fails says what is missing. Knows no commands and no queue; ``jobs.py`` and
+``sampling_work.py`` use it.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A prompt is prefilled once for all its samples. Requests wait, in order, until their samples fit into the
 bound on cached tokens; a request may get its samples in several turns. Rows of different adapters share a
 step. What a row draws depends on its seed, its number and its logits, not on its neighbours. Knows no
-messages; ``worker.py`` calls ``step`` between units of training.
+messages; ``sampling_work.py`` calls ``step`` between units of training.
 
 Axes: P prompts of a prefill, R rows, T positions, D hidden size.
 """

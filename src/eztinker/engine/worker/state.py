@@ -2,7 +2,7 @@
 
 Everything is safetensors and JSON. A folder is written whole or the job fails; publishing it is the
 server's part. A folder that does not fit the run is refused before anything changes. Knows no queue;
-``worker.py`` calls it.
+``jobs.py`` calls it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,102 @@
+"""Sampling requests of all base models: when they start, whose turn it is, how they end.
+
+A request starts when what came before it has made its model and its run ready; from then on its weights
+are pinned. Knows no decoding (``sampler.py``) and no inbox; driven by ``worker.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from eztinker.engine.worker.batch import SampleRequest
+from eztinker.engine.worker.failures import as_eztinker_error, error_info
+from eztinker.engine.worker.outbox import Outbox
+from eztinker.engine.worker.residents import Residents
+from eztinker.engine.worker.sampler import Sampler, sample_result
+from eztinker.types.codec import encode
+from eztinker.types.messages import JobDone, JobFailed, RunSample
+
+
+class SamplingWork:
+    """Waiting and running sampling requests.
+
+    Args:
+        residents: models, runs and samplers.
+        outbox: takes the answers.
+        is_internal: whether someone in the worker answers for a request.
+    """
+
+    def __init__(
+        self,
+        residents: Residents,
+        outbox: Outbox,
+        is_internal: Callable[[SampleRequest], bool],
+    ) -> None:
+        self._residents = residents
+        self._outbox = outbox
+        self._is_internal = is_internal
+        self._unpinned: list[tuple[RunSample, int]] = []
+
+    def add(self, command: RunSample, num_setups: int) -> None:
+        """Queue a request that may depend on the first ``num_setups`` set-up commands."""
+        self._unpinned.append((command, num_setups))
+
+    @property
+    def num_rows(self) -> int:
+        """Sequences being generated."""
+        return sum(sampler.num_rows for sampler in set(self._residents.samplers.values()))
+
+    def pin(self, num_setups_done: int) -> None:
+        """Start requests whose model and run were made ready by what came before them."""
+        while self._unpinned and self._unpinned[0][1] <= num_setups_done:
+            command, _ = self._unpinned.pop(0)
+            try:
+                weights, step = self._residents.weights_for(command)
+                sampler = self._residents.samplers[command.operation.weights.base_model]
+                sampler.submit(command.job_id, command.operation, weights, step)
+            except Exception as error:
+                self._outbox.fail(command.job_id, error)
+
+    def cancel(self, job_id: str) -> bool:
+        """Drop a job's requests, without answer; False if it has none here."""
+        unpinned = [entry for entry in self._unpinned if entry[0].job_id == job_id]
+        for entry in unpinned:
+            self._unpinned.remove(entry)
+        running = [
+            (sampler, request)
+            for sampler in self._residents.samplers.values()
+            for request in sampler.requests()
+            if request.job_id == job_id
+        ]
+        for sampler, request in running:
+            sampler.cancel(request)
+        return bool(unpinned or running)
+
+    def unit(self) -> bool:
+        """Do one unit of work; False when there is none."""
+        busy = [sampler for sampler in self._residents.samplers.values() if sampler.has_work]
+        if not busy:
+            return False
+        # The one that waited longest: samplers move to the end of the table after their turn.
+        sampler = busy[0]
+        self._residents.put_last(sampler)
+        try:
+            finished = sampler.step()
+        except Exception as error:
+            self._fail_step(sampler, error)
+            return True
+        for request in finished:
+            if not self._is_internal(request):
+                result = encode(sample_result(request))
+                self._outbox.send(
+                    JobDone(self._outbox.epoch, request.job_id, result, None, request.compute_s)
+                )
+        return True
+
+    def _fail_step(self, sampler: Sampler, error: Exception) -> None:
+        info = error_info(error, "sampling")
+        for request in sampler.in_step:
+            sampler.cancel(request)
+            request.error = as_eztinker_error(error)
+            if not self._is_internal(request):
+                self._outbox.send(JobFailed(self._outbox.epoch, request.job_id, info))

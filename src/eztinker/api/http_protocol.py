@@ -54,6 +54,7 @@ class HttpProtocol(HttpToolsProtocol):
         """The body is whole; what follows is the next request's head."""
         super().on_message_complete()
         self._is_in_head = True
+        self._num_waiting_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         """A piece of the request's target."""

@@ -101,6 +101,17 @@ def _mix(value: np.ndarray) -> np.ndarray:
     return value ^ (value >> np.uint64(31))
 
 
+def penalise(logits_RV: Tensor, rows: list[int], tokens: list[int], penalties: list[float]) -> None:
+    """Lower, in place, the logits of tokens that their rows hold already.
+
+    Entry i takes ``penalties[i]`` from token ``tokens[i]`` of row ``rows[i]``; no pair occurs twice. With c
+    occurrences that is presence + frequency·c, as the OpenAI API defines its two penalties.
+    """
+    device = logits_RV.device
+    places = tuple(torch.tensor(ids, dtype=torch.int64, device=device) for ids in (rows, tokens))
+    logits_RV[places] -= torch.tensor(penalties, dtype=logits_RV.dtype, device=device)
+
+
 def draw(logits_RV: Tensor, params: RowParams, uniforms_R: Tensor) -> tuple[Tensor, Tensor]:
     """Next token of every row and its log-probability.
 

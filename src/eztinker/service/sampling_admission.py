@@ -102,6 +102,9 @@ def check_sampling_params(
     check_number(top_p, "top_p", "a number above 0, up to 1", 0 < top_p <= 1)
     check_number(top_k, "top_k", "-1 or 0 (off), or an integer of at least 1", top_k >= -1)
     check_seed(params.seed, field="seed")
+    for name in ("presence_penalty", "frequency_penalty"):
+        penalty = getattr(params, name)
+        check_number(penalty, name, "a number from -2 to 2", -2 <= penalty <= 2)
     _check_stop(params, limits, base)
 
 

@@ -146,11 +146,13 @@ class RunSample:
 
     Attributes:
         checkpoint_folder: adapter to use instead of the run's current weights.
+        streamed: tell of its tokens while they are drawn (``TokensDrawn``).
     """
 
     job_id: str
     operation: Sample
     checkpoint_folder: str | None = None
+    streamed: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -301,6 +303,27 @@ class StateRead:
 
 
 @dataclass(frozen=True, slots=True)
+class TokensDrawn:
+    """Tokens of streamed jobs, drawn in one step; entry i of every list belongs to one token.
+
+    Attributes:
+        job_ids, samples: whose token it is.
+        places: its place in its sequence, from 0.
+        tokens, logprobs: id and log-probability.
+        topk_ids, topk_logprobs: the likeliest tokens there, best first; empty where nobody asked.
+    """
+
+    epoch: int
+    job_ids: list[str]
+    samples: list[int]
+    places: list[int]
+    tokens: list[int]
+    logprobs: list[float]
+    topk_ids: list[list[int]]
+    topk_logprobs: list[list[float]]
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """A sign of life from inside long work: at least one a second while the worker is busy."""
 
@@ -317,6 +340,7 @@ Event = (
     | JobFailed
     | StateWritten
     | StateRead
+    | TokensDrawn
     | Progress
 )
 
@@ -331,6 +355,6 @@ EVENT_TYPES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         WorkerReady, BaseModelLoaded, BaseModelFailed, JobDone, JobFailed, StateWritten, StateRead,
-        Progress,
+        TokensDrawn, Progress,
     )
 }  # fmt: skip

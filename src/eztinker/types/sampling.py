@@ -24,6 +24,8 @@ class SamplingParams:
         stop: strings; generation ends with the token whose text completes one of them.
         stop_token_ids: ids that end generation; None means the model's own end-of-sequence ids,
             an empty tuple means never.
+        presence_penalty: taken from the logit of every token the sequence holds already, from -2 to 2.
+        frequency_penalty: taken from it once for each time it occurs, from -2 to 2.
     """
 
     max_tokens: int = 100
@@ -33,6 +35,13 @@ class SamplingParams:
     seed: int = 0
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+    @property
+    def is_penalised(self) -> bool:
+        """Whether tokens that were drawn before are drawn less, or more, readily."""
+        return self.presence_penalty != 0 or self.frequency_penalty != 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +66,7 @@ class SampledSequence:
     Attributes:
         tokens: generated ids.
         logprobs: one per token, of the temperature-scaled distribution before top-k and top-p
-            (of the plain distribution when greedy).
+            (of the plain distribution when greedy), after penalties if there are any.
         stop_reason: ``stop`` or ``length``.
         topk_ids, topk_logprobs: per token the likeliest ones, best first, of the same distribution;
             empty unless asked for.

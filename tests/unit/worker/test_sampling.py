@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -17,6 +20,7 @@ from eztinker.types.messages import (
     RunEvaluate,
     RunOptimStep,
     RunSample,
+    TokensDrawn,
 )
 from eztinker.types.operations import (
     Evaluate,
@@ -51,6 +55,57 @@ def test_samples_of_a_request_differ_and_repeat(trained):
     assert first.sequences != other.sequences
     assert (first.step, first.num_prompt_tokens) == (1, 11)
     assert all(len(s.tokens) == len(s.logprobs) for s in first.sequences)
+
+
+def penalised_greedily(trained, num_tokens, presence, frequency):
+    """Token by token with the prompt grown by hand: what the two penalties mean."""
+    text, held = list(PROMPT), Counter()
+    for _ in range(num_tokens):
+        scored = trained.sample(
+            text, max_tokens=1, temperature=0, scoring={"topk_sample_logprobs": 100}
+        ).sequences[0]
+        logprobs = dict(zip(scored.topk_ids[0], scored.topk_logprobs[0], strict=True))
+        for token, number in held.items():
+            if token in logprobs:
+                logprobs[token] -= presence + frequency * number
+        best = max(logprobs, key=lambda token: logprobs[token])
+        held[best] += 1
+        text.append(best)
+    return text[len(PROMPT) :]
+
+
+@pytest.mark.parametrize(("presence", "frequency"), [(2.0, 0.0), (0.0, 1.5), (-2.0, -2.0)])
+def test_penalties_are_taken_from_what_a_row_holds(trained, presence, frequency):
+    params = {"max_tokens": 12, "temperature": 0}
+    plain = trained.sample_command(PROMPT, **params)
+    asked = trained.sample_command(
+        PROMPT, presence_penalty=presence, frequency_penalty=frequency, **params
+    )
+    events = trained.do(plain, asked)
+    found = {e.job_id: decode(e.result, SampleResult).sequences[0].tokens for e in events}
+    assert found[plain.job_id] == penalised_greedily(trained, 12, 0, 0)
+    assert found[asked.job_id] == penalised_greedily(trained, 12, presence, frequency)
+    assert found[asked.job_id] != found[plain.job_id]
+
+
+def test_a_streamed_request_tells_of_each_token_once_and_in_order(trained):
+    scoring = {"topk_sample_logprobs": 2}
+    quiet = trained.sample_command(PROMPT, max_tokens=7, seed=3)
+    command = trained.sample_command(PROMPT, num_samples=3, max_tokens=9, seed=1, scoring=scoring)
+    events = trained.do(quiet, replace(command, streamed=True))
+    told = [event for event in events if isinstance(event, TokensDrawn)]
+    done = next(e for e in events if isinstance(e, JobDone) and e.job_id == command.job_id)
+    assert events.index(done) > events.index(told[-1])
+    rows: dict[int, list] = {}
+    for event in told:
+        assert set(event.job_ids) == {command.job_id}
+        columns = (event.samples, event.places, event.tokens, event.logprobs, event.topk_ids)
+        for sample, place, *token in zip(*columns, strict=True):
+            assert place == len(rows.setdefault(sample, []))
+            rows[sample].append(token)
+    for sample, sequence in enumerate(decode(done.result, SampleResult).sequences):
+        columns = (sequence.tokens, sequence.logprobs, sequence.topk_ids)
+        assert rows[sample] == [list(token) for token in zip(*columns, strict=True)]
 
 
 def test_a_request_is_the_same_alone_and_in_company(trained):

@@ -8,6 +8,7 @@ Knows no waiting requests; ``sampler.py`` fills it.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 
@@ -20,7 +21,7 @@ from eztinker.engine.worker.kv_cache import KVCache
 from eztinker.engine.worker.lora import AdapterWeights
 from eztinker.engine.worker.prompt_scores import PromptScores
 from eztinker.errors import EZTinkerError
-from eztinker.ops.sampling import RowParams, uniforms
+from eztinker.ops.sampling import RowParams, penalise, uniforms
 from eztinker.rendering.stops import StopStringMatcher
 from eztinker.types.operations import Sample
 from eztinker.types.sampling import SampledSequence
@@ -41,6 +42,7 @@ class SampleRequest:
         sequences: finished ones by sample number.
         scores: what was asked about the prompt.
         error: why it failed, for whoever waits for it inside the worker.
+        streamed: its tokens are reported while they are drawn.
     """
 
     job_id: str
@@ -54,6 +56,7 @@ class SampleRequest:
     scores: PromptScores = dataclass_field(default_factory=PromptScores)
     compute_s: float = 0.0
     error: EZTinkerError | None = None
+    streamed: bool = False
 
     @property
     def num_cache_tokens(self) -> int:
@@ -194,6 +197,25 @@ class Batch:
         while place + 1 < len(self.rows) and self.rows[place + 1].request.adapter is adapter:
             place += 1
         return place
+
+
+def penalise_rows(rows: list[Row], logits_RV: Tensor) -> None:
+    """Take the penalties of rows that ask for any from the logits of what they hold, in place."""
+    penalised = [i for i, row in enumerate(rows) if row.request.operation.params.is_penalised]
+    if not penalised:
+        return
+    held = [Counter(rows[i].tokens) for i in penalised]
+    params = [rows[i].request.operation.params for i in penalised]
+    penalise(
+        logits_RV,
+        [i for i, counts in zip(penalised, held, strict=True) for _ in counts],
+        [token for counts in held for token in counts],
+        [
+            p.presence_penalty + p.frequency_penalty * number
+            for p, counts in zip(params, held, strict=True)
+            for number in counts.values()
+        ],
+    )
 
 
 def note_top_logprobs(rows: list[Row], scaled_RV: Tensor) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from eztinker.engine.worker.batch import (
     SampleRequest,
     Stopwatch,
     note_top_logprobs,
+    penalise_rows,
     row_params,
 )
 from eztinker.engine.worker.data_checks import check_token_ids
@@ -60,6 +62,7 @@ class Sampler:
 
     Attributes:
         in_step: requests that take part in the present unit of work; when it raises, they are lost.
+        on_drawn: called after each step with the rows of streamed requests that have a new token.
     """
 
     def __init__(self, base: BaseModel, max_cache_tokens: int) -> None:
@@ -69,6 +72,7 @@ class Sampler:
         self._batch = Batch(self._cache, self._decoder.vocab_size)
         self._waiting: deque[SampleRequest] = deque()
         self.in_step: list[SampleRequest] = []
+        self.on_drawn: Callable[[list[Row]], None] = _tell_nobody
 
     @property
     def has_work(self) -> bool:
@@ -255,6 +259,7 @@ class Sampler:
         tokens, logprobs = self._draw(logits_RV, rows)
         for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
             row.push(token, logprob)
+        self._report(rows)
 
     def _draw(self, logits_RV: Tensor, rows: list[Row]) -> tuple[list[int], list[float]]:
         device = logits_RV.device
@@ -264,6 +269,7 @@ class Sampler:
             np.array([len(row.tokens) for row in rows], np.uint64),
         )
         params = row_params(rows, self._decoder.vocab_size, device)
+        penalise_rows(rows, logits_RV)
         tokens, logprobs = draw(logits_RV, params, torch.from_numpy(numbers).to(device))
         note_top_logprobs(rows, logits_RV)
         return tokens.tolist(), logprobs.tolist()
@@ -284,6 +290,7 @@ class Sampler:
             tokens_R1, positions_R[:, None], DecodeLayout(self._cache, positions_R, width), segments
         )
         logits_RV = self._decoder.logits(hidden[:, 0], segments)
+        penalise_rows(rows, logits_RV)
         tokens_R, logprobs_R = draw(
             logits_RV, self._batch.params(device), self._batch.uniforms(device)
         )
@@ -291,9 +298,15 @@ class Sampler:
         for row, token, logprob in zip(rows, tokens_R.tolist(), logprobs_R.tolist(), strict=True):
             row.num_cached += 1
             row.push(token, logprob)
+        self._report(rows)
         finished = self._sweep()
         watch.share(took_part)
         return finished
+
+    def _report(self, rows: list[Row]) -> None:
+        streamed = [row for row in rows if row.request.streamed]
+        if streamed:
+            self.on_drawn(streamed)
 
     def _sweep(self) -> list[SampleRequest]:
         """Remove rows that have ended; the requests that are complete with them."""
@@ -314,6 +327,10 @@ class Sampler:
     def _finish_scoring(self, request: SampleRequest, count: int) -> None:
         for sample in range(count):
             request.sequences[sample] = SampledSequence([], [], "length")
+
+
+def _tell_nobody(_rows: list[Row]) -> None:
+    """Until someone listens."""
 
 
 def _prompt_segments(admitted: list[tuple[SampleRequest, int]], packing: Packing) -> Segments:

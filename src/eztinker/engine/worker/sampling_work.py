@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from eztinker.engine.worker.batch import SampleRequest
+from eztinker.engine.worker.batch import Row, SampleRequest
 from eztinker.engine.worker.failures import as_eztinker_error, error_info
 from eztinker.engine.worker.outbox import Outbox
 from eztinker.engine.worker.residents import Residents
 from eztinker.engine.worker.sampler import Sampler, sample_result
 from eztinker.types.codec import encode
-from eztinker.types.messages import JobDone, JobFailed, RunSample
+from eztinker.types.messages import JobDone, JobFailed, RunSample, TokensDrawn
 
 
 class SamplingWork:
@@ -53,7 +53,9 @@ class SamplingWork:
             try:
                 weights, step = self._residents.weights_for(command)
                 sampler = self._residents.samplers[command.operation.weights.base_model]
-                sampler.submit(command.job_id, command.operation, weights, step)
+                sampler.on_drawn = self._tell
+                request = sampler.submit(command.job_id, command.operation, weights, step)
+                request.streamed = command.streamed
             except Exception as error:
                 self._outbox.fail(command.job_id, error)
 
@@ -92,6 +94,21 @@ class SamplingWork:
                     JobDone(self._outbox.epoch, request.job_id, result, None, request.compute_s)
                 )
         return True
+
+    def _tell(self, rows: list[Row]) -> None:
+        """Send on what streamed requests have drawn in one step."""
+        self._outbox.send(
+            TokensDrawn(
+                epoch=self._outbox.epoch,
+                job_ids=[row.request.job_id for row in rows],
+                samples=[row.sample for row in rows],
+                places=[len(row.tokens) - 1 for row in rows],
+                tokens=[row.tokens[-1] for row in rows],
+                logprobs=[row.logprobs[-1] for row in rows],
+                topk_ids=[row.topk_ids[-1] if row.topk_ids else [] for row in rows],
+                topk_logprobs=[row.topk_logprobs[-1] if row.topk_logprobs else [] for row in rows],
+            )
+        )
 
     def _fail_step(self, sampler: Sampler, error: Exception) -> None:
         info = error_info(error, "sampling")

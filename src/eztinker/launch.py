@@ -19,7 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from eztinker import failpoints
 from eztinker.api.http_protocol import HttpProtocol
 from eztinker.api.server import create_app
 from eztinker.config import ServerConfig
@@ -62,11 +64,12 @@ def serve(
         EZTinkerError: it could not start; the message says why.
     """
     _configure_logging()
+    is_armed = failpoints.arm()
     listener = _listen(config.host, config.port)
     service = build_service(config)
     server = _Server(
         uvicorn.Config(
-            create_app(service),
+            _dying(create_app(service)) if is_armed else create_app(service),
             http=HttpProtocol,
             ws="none",
             log_config=None,
@@ -98,6 +101,24 @@ async def _run(
         await server.serve(sockets=[listener])
     finally:
         await service.stop()
+
+
+def _dying(app: ASGIApp) -> ASGIApp:
+    """The application with the failpoints around the answers to requests that change something."""
+
+    async def serve_request(scope: Scope, receive: Receive, send: Send) -> None:
+        async def answer(message: Message) -> None:
+            is_whole = message["type"] == "http.response.body" and not message.get("more_body")
+            if is_whole:
+                failpoints.reach("answer.before")
+            await send(message)
+            if is_whole:
+                failpoints.reach("answer.after")
+
+        changes = scope["type"] == "http" and scope["method"] not in ("GET", "HEAD", "OPTIONS")
+        await app(scope, receive, answer if changes else send)
+
+    return serve_request
 
 
 class _Server(uvicorn.Server):

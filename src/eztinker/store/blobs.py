@@ -20,6 +20,7 @@ from typing import Any
 
 import orjson
 
+from eztinker import failpoints
 from eztinker.errors import DiskFullError, EZTinkerError, StorageError
 
 MANIFEST = "eztinker.json"
@@ -59,9 +60,13 @@ def publish(
     manifest = {"format": FORMAT, **facts, "files": dict(files)}
     manifest[_DIGEST] = _digest(manifest)
     try:
+        failpoints.reach("manifest.before")
         _write_synced(folder / MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
+        failpoints.reach("manifest.after")
         _sync_folder(folder)
+        failpoints.reach("rename.before")
         _take_place(folder, target)
+        failpoints.reach("folder.after")
         return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     except OSError as error:
         raise _translated(error, target) from error
@@ -79,6 +84,7 @@ def _take_place(folder: Path, target: Path) -> None:
     except OSError:
         _put_back(aside)
         raise
+    failpoints.reach("rename.after")
     # The run's folder may be new too, so its name has to be durable as well.
     _sync_folder(target.parent)
     _sync_folder(target.parent.parent)
@@ -130,6 +136,7 @@ def verify(folder: Path) -> dict[str, Any]:
 
 def discard(folder: Path) -> None:
     """Remove a folder: out of sight first, so that half of it is never taken for the whole."""
+    failpoints.reach("discard.before")
     trash = folder.with_name(f"{_TRASH}{uuid.uuid4().hex}")
     try:
         folder.rename(trash)
@@ -137,6 +144,7 @@ def discard(folder: Path) -> None:
         return
     except OSError as error:
         raise _translated(error, folder) from error
+    failpoints.reach("discard.after")
     shutil.rmtree(trash, ignore_errors=True)
 
 

@@ -25,6 +25,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import event, exc, pool
 
+from eztinker import failpoints
 from eztinker.errors import ConflictError, DiskFullError, EZTinkerError, StorageError
 
 T = TypeVar("T")
@@ -232,6 +233,8 @@ class Database:
             with connection.begin():
                 for write in group:
                     write.run(connection)
+                failpoints.reach("commit.before")
+            failpoints.reach("commit.after")
         except (exc.SQLAlchemyError, sqlite3.Error) as error:
             for write in group:
                 write.fail(_storage_error(error))

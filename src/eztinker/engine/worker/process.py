@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable
 
+from eztinker import failpoints
 from eztinker.errors import EZTinkerError
 from eztinker.types.framing import frame, read_message
 from eztinker.types.messages import COMMAND_TYPES, Event, WorkerSettings
@@ -62,9 +63,14 @@ def _set_environment() -> None:
 def _serve(connection: socket.socket, read_exactly: Read, settings: WorkerSettings) -> None:
     from eztinker.engine.worker.worker import Worker
 
+    if settings.epoch == 1:  # later ones live, or nothing could be shown of the recovery
+        failpoints.arm()
+
     def emit(event: Event) -> None:
         try:
+            failpoints.reach("event.before")
             connection.sendall(frame(event))
+            failpoints.reach("event.after")
         except OSError:
             os._exit(_SERVER_GONE)
 

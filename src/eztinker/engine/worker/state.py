@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from eztinker import failpoints
 from eztinker.engine.worker.base_model import BaseModel
 from eztinker.engine.worker.lora import AdapterSpec, AdapterWeights, choose_sites
 from eztinker.engine.worker.optimizer import AdamState
@@ -76,7 +77,9 @@ def _write(path: Path, data: bytes) -> str:
     with path.open("wb") as file:
         file.write(data)
         file.flush()
+        failpoints.reach("file.before")
         os.fsync(file.fileno())
+        failpoints.reach("file.after")
     return hashlib.sha256(data).hexdigest()
 
 

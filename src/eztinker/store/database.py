@@ -230,9 +230,10 @@ class Database:
     def _commit(self, connection: sa.Connection, group: list[_Write]) -> None:
         group = [write for write in group if write.future.set_running_or_notify_cancel()]
         try:
-            with connection.begin():
+            with connection.begin() as transaction:
                 for write in group:
-                    write.run(connection)
+                    # Alone it needs no savepoint: with its failure nothing else is undone.
+                    write.run(connection, None if len(group) > 1 else transaction)
                 failpoints.reach("commit.before")
             failpoints.reach("commit.after")
         except (exc.SQLAlchemyError, sqlite3.Error) as error:
@@ -251,20 +252,22 @@ class _Write:
         self._value: Any = None
         self._error: BaseException | None = None
 
-    def run(self, connection: sa.Connection) -> None:
-        savepoint = connection.begin_nested()
+    def run(self, connection: sa.Connection, whole: sa.RootTransaction | None) -> None:
+        """Execute inside ``whole``, the transaction, if that is nobody else's."""
+        undo = connection.begin_nested() if whole is None else whole
         try:
             self._value = self._query(connection)
         except (exc.DatabaseError, sqlite3.DatabaseError) as error:
             self._error = _storage_error(error)
             if isinstance(self._error, DiskFullError):
                 raise  # SQLite may have given up the transaction: the whole group is lost
-            savepoint.rollback()
+            undo.rollback()
         except Exception as error:
             self._error = error
-            savepoint.rollback()
+            undo.rollback()
         else:
-            savepoint.commit()
+            if whole is None:
+                undo.commit()
 
     def fail(self, error: EZTinkerError) -> None:
         self._error = error

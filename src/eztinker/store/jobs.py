@@ -116,7 +116,7 @@ def list_replayable(connection: sa.Connection, run_id: str, *, after_seq: int) -
     return [stored_job(row) for row in connection.execute(query)]
 
 
-def stored_job(row: sa.Row) -> StoredJob:
+def stored_job(row: Any) -> StoredJob:
     """A row of ``jobs`` as an object."""
     return StoredJob(
         number=row.number,

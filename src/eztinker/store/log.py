@@ -9,17 +9,65 @@ comes again (same number, or same idempotency key) is answered with its first jo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
 from eztinker.errors import ConflictError, NotFoundError
 from eztinker.ids import new_job_id
-from eztinker.store.jobs import StoredJob, get_job, stored_job
+from eztinker.store.jobs import StoredJob, stored_job
 from eztinker.store.tables import jobs, runs
 from eztinker.types import codec
 from eztinker.types.messages import ErrorInfo, PassPlan
 from eztinker.types.operations import Operation, kind_of
+
+# Statements of every request, made once: making them would cost more than SQLite does.
+_SAME_KEY = sa.select(jobs).where(
+    (jobs.c.idempotency_scope == sa.bindparam("scope"))
+    & (jobs.c.idempotency_key == sa.bindparam("key"))
+)
+_SAME_NUMBER = sa.select(jobs).where(
+    (jobs.c.run_id == sa.bindparam("of_run")) & (jobs.c.seq == sa.bindparam("number"))
+)
+_JOB_NUMBER = sa.select(jobs.c.number).where(jobs.c.job_id == sa.bindparam("same_id"))
+_NEXT_SEQ = sa.select(runs.c.next_seq).where(runs.c.run_id == sa.bindparam("of_run"))
+_ARRIVED = (
+    sa.select(jobs.c.seq)
+    .where((jobs.c.run_id == sa.bindparam("of_run")) & (jobs.c.seq >= sa.bindparam("start")))
+    .order_by(jobs.c.seq)
+)
+_SET_NEXT_SEQ = (
+    runs.update()
+    .where(runs.c.run_id == sa.bindparam("of_run"))
+    .values(next_seq=sa.bindparam("next_seq"))
+)
+_EMPTY_ROW: dict[str, Any] = {column.name: None for column in jobs.c if column.name != "number"} | {
+    "num_deaths": 0,
+    "compute_s": 0.0,
+    "request_digest": "",
+}
+_INSERT = jobs.insert().values({name: sa.bindparam(name) for name in _EMPTY_ROW})
+_FINISH = (
+    jobs.update()
+    .where((jobs.c.job_id == sa.bindparam("same_id")) & jobs.c.finished_at_s.is_(None))
+    .values(
+        {
+            name: sa.bindparam(f"new_{name}")
+            for name in (
+                "status",
+                "started_at_s",
+                "finished_at_s",
+                "result",
+                "error_json",
+                "plan",
+                "compute_s",
+            )
+        }
+    )
+)
+_FINISH_AND_EMPTY = _FINISH.values(payload=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,27 +140,24 @@ def append(connection: sa.Connection, request: Request, *, scope: str) -> Append
     known = find(connection, request, scope=scope)
     if known is not None:
         return Appended(known, is_new=False)
-    ordered = request.ordered and request.run_id is not None
-    seq = _take_seq(connection, request) if ordered else None
-    job_id = _free_job_id(connection, request.job_id)
-    connection.execute(
-        jobs.insert().values(
-            job_id=job_id,
-            run_id=request.run_id,
-            seq=seq,
-            kind=kind_of(request.operation),
-            status="queued",
-            created_at_s=request.created_at_s,
-            payload=codec.encode(request.operation),
-            num_deaths=0,
-            compute_s=0.0,
-            idempotency_scope=scope if request.idempotency_key else None,
-            idempotency_key=request.idempotency_key,
-            request_digest=request.digest,
-        )
-    )
-    next_seq = _advance(connection, request.run_id) if ordered and request.run_id else 0
-    return Appended(get_job(connection, job_id), is_new=True, next_seq=next_seq)
+    run_id = request.run_id if request.ordered else None
+    next_seq = 0 if run_id is None else _next_seq(connection, run_id)
+    values: dict[str, Any] = {
+        "job_id": _free_job_id(connection, request.job_id),
+        "run_id": request.run_id,
+        "seq": (next_seq if request.seq is None else request.seq) if run_id is not None else None,
+        "kind": kind_of(request.operation),
+        "status": "queued",
+        "created_at_s": request.created_at_s,
+        "payload": codec.encode(request.operation),
+        "idempotency_scope": scope if request.idempotency_key else None,
+        "idempotency_key": request.idempotency_key,
+        "request_digest": request.digest,
+    }
+    job = _insert(connection, values)
+    if run_id is not None:
+        next_seq = _advance(connection, run_id, next_seq)
+    return Appended(job, is_new=True, next_seq=next_seq)
 
 
 def append_refused(
@@ -132,24 +177,20 @@ def append_refused(
     if row is not None:
         _refuse_reuse(row, refusal.digest, f"Number {refusal.seq} of {refusal.run_id}", "seq")
         return stored_job(row), _next_seq(connection, refusal.run_id)
-    _next_seq(connection, refusal.run_id)
-    job_id = _free_job_id(connection, refusal.job_id)
-    connection.execute(
-        jobs.insert().values(
-            job_id=job_id,
-            run_id=refusal.run_id,
-            seq=refusal.seq,
-            kind=refusal.kind,
-            status="failed",
-            created_at_s=at_s,
-            finished_at_s=at_s,
-            error_json=msgspec.json.encode(refusal.error).decode(),
-            num_deaths=0,
-            compute_s=0.0,
-            request_digest=refusal.digest,
-        )
-    )
-    return get_job(connection, job_id), _advance(connection, refusal.run_id)
+    next_seq = _next_seq(connection, refusal.run_id)
+    values: dict[str, Any] = {
+        "job_id": _free_job_id(connection, refusal.job_id),
+        "run_id": refusal.run_id,
+        "seq": refusal.seq,
+        "kind": refusal.kind,
+        "status": "failed",
+        "created_at_s": at_s,
+        "finished_at_s": at_s,
+        "error_json": msgspec.json.encode(refusal.error).decode(),
+        "request_digest": refusal.digest,
+    }
+    job = _insert(connection, values)
+    return job, _advance(connection, refusal.run_id, next_seq)
 
 
 def find(connection: sa.Connection, request: Request, *, scope: str) -> StoredJob | None:
@@ -162,10 +203,8 @@ def find(connection: sa.Connection, request: Request, *, scope: str) -> StoredJo
         row = _same_number(connection, request.run_id, request.seq)
         name, what = f"Number {request.seq} of {request.run_id}", "seq"
     elif request.idempotency_key is not None:
-        same = (jobs.c.idempotency_scope == scope) & (
-            jobs.c.idempotency_key == request.idempotency_key
-        )
-        row = connection.execute(sa.select(jobs).where(same)).one_or_none()
+        same = {"scope": scope, "key": request.idempotency_key}
+        row = connection.execute(_SAME_KEY, same).one_or_none()
         name, what = f"Idempotency-Key {request.idempotency_key!r}", "idempotency_key"
     else:
         return None
@@ -176,8 +215,7 @@ def find(connection: sa.Connection, request: Request, *, scope: str) -> StoredJo
 
 
 def _same_number(connection: sa.Connection, run_id: str | None, seq: int) -> sa.Row | None:
-    same = (jobs.c.run_id == run_id) & (jobs.c.seq == seq)
-    return connection.execute(sa.select(jobs).where(same)).one_or_none()
+    return connection.execute(_SAME_NUMBER, {"of_run": run_id, "number": seq}).one_or_none()
 
 
 def _refuse_reuse(row: sa.Row, digest: str, name: str, what: str) -> None:
@@ -198,34 +236,35 @@ def list_next_seqs(connection: sa.Connection) -> dict[str, int]:
 
 def _free_job_id(connection: sa.Connection, job_id: str) -> str:
     """``job_id`` or a fresh one: eight hex digits meet again within some ten thousand jobs."""
-    while connection.scalar(sa.select(jobs.c.number).where(jobs.c.job_id == job_id)) is not None:
+    while connection.scalar(_JOB_NUMBER, {"same_id": job_id}) is not None:
         job_id = new_job_id()
     return job_id
 
 
-def _take_seq(connection: sa.Connection, request: Request) -> int:
-    """The request's number; the single writer makes reading and adding one step."""
-    seq = _next_seq(connection, request.run_id)
-    return seq if request.seq is None else request.seq
+def _insert(connection: sa.Connection, values: dict[str, Any]) -> StoredJob:
+    """Write a row and return it without reading it back."""
+    values = _EMPTY_ROW | values
+    inserted = connection.execute(_INSERT, values).inserted_primary_key
+    assert inserted is not None
+    return stored_job(SimpleNamespace(**values, number=inserted[0]))
 
 
 def _next_seq(connection: sa.Connection, run_id: str | None) -> int:
-    seq = connection.scalar(sa.select(runs.c.next_seq).where(runs.c.run_id == run_id))
+    seq = connection.scalar(_NEXT_SEQ, {"of_run": run_id})
     if seq is None:
         raise NotFoundError(f"Run {run_id!r} was deleted meanwhile.", code="run_not_found")
     return seq
 
 
-def _advance(connection: sa.Connection, run_id: str) -> int:
-    """Move the run's next number over all that have arrived without a gap."""
-    start = connection.scalar(sa.select(runs.c.next_seq).where(runs.c.run_id == run_id)) or 0
+def _advance(connection: sa.Connection, run_id: str, start: int) -> int:
+    """Move the run's next number, now ``start``, over all that have arrived without a gap."""
     next_seq = start
-    arrived = sa.select(jobs.c.seq).where((jobs.c.run_id == run_id) & (jobs.c.seq >= start))
-    for seq in connection.scalars(arrived.order_by(jobs.c.seq)):
+    for seq in connection.scalars(_ARRIVED, {"of_run": run_id, "start": start}):
         if seq != next_seq:
             break
         next_seq += 1
-    connection.execute(runs.update().where(runs.c.run_id == run_id).values(next_seq=next_seq))
+    if next_seq != start:
+        connection.execute(_SET_NEXT_SEQ, {"of_run": run_id, "next_seq": next_seq})
     return next_seq
 
 
@@ -248,21 +287,16 @@ def finish(
         keep_payload: a replay may need the operation again.
     """
     values: dict[str, object] = {
-        "status": status,
-        "started_at_s": started_at_s,
-        "finished_at_s": finished_at_s,
-        "result": result,
-        "error_json": msgspec.json.encode(error).decode() if error else None,
-        "plan": codec.encode(plan) if plan else None,
-        "compute_s": compute_s,
+        "same_id": job_id,
+        "new_status": status,
+        "new_started_at_s": started_at_s,
+        "new_finished_at_s": finished_at_s,
+        "new_result": result,
+        "new_error_json": msgspec.json.encode(error).decode() if error else None,
+        "new_plan": codec.encode(plan) if plan else None,
+        "new_compute_s": compute_s,
     }
-    if not keep_payload:
-        values["payload"] = None
-    changed = connection.execute(
-        jobs.update()
-        .where((jobs.c.job_id == job_id) & jobs.c.finished_at_s.is_(None))
-        .values(**values)
-    )
+    changed = connection.execute(_FINISH if keep_payload else _FINISH_AND_EMPTY, values)
     return changed.rowcount == 1
 
 

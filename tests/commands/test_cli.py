@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from eztinker import EZTinkerClient, JobFailedError
+from eztinker.client.embedded import EmbeddedServer
 from tests.commands.conftest import PROGRAM, Shell, environment
 
 
@@ -77,6 +79,46 @@ def test_jobs_as_documented(shell: Shell):
     assert "completed" in shell(f"eztinker jobs show {submitted}").stdout
     assert "completed" in shell(f"eztinker jobs cancel {submitted}").stderr
     assert shell("eztinker jobs show job_00000000").returncode == 4
+
+
+def test_the_log_of_a_run(shell: Shell, running_server: EmbeddedServer):
+    run_id = shell("eztinker create").stdout.strip()
+    with EZTinkerClient(running_server.base_url) as client:
+        loss = client.forward_backward(run_id, [1, 2, 3])["loss"]
+        client.optim_step(run_id, learning_rate=1e-3)
+        with pytest.raises(JobFailedError):
+            client.optim_step(run_id)
+    lines = shell(f"eztinker logs {run_id}").stdout.splitlines()
+    assert [line.split()[2] for line in lines] == [
+        "create_run",
+        "forward_backward",
+        "optim_step",
+        "optim_step",
+    ]
+    assert f"loss {loss:.4g}" in lines[1]
+    assert "step 1 " in lines[2]
+    assert "failed: " in lines[3]
+    entry = json.loads(shell(f"eztinker logs {run_id} --after 0 --json").stdout.splitlines()[0])
+    assert (entry["seq"], entry["result"]["loss"]) == (1, loss)
+    assert shell("eztinker logs no_such_run").returncode == 4
+
+
+def test_a_log_is_followed(shell: Shell, running_server: EmbeddedServer):
+    run_id = shell("eztinker create").stdout.strip()
+    following = subprocess.Popen(
+        [PROGRAM, "logs", run_id, "--follow"],
+        env=environment(running_server.base_url),
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    with following:
+        assert following.stdout is not None
+        assert "create_run" in following.stdout.readline()
+        assert shell(f"eztinker save {run_id} one").returncode == 0
+        assert "save_checkpoint" in following.stdout.readline()
+        following.send_signal(signal.SIGINT)
+    assert following.returncode == 130
 
 
 def test_chat_with_the_built_in_model(shell: Shell):

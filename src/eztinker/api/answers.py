@@ -111,6 +111,33 @@ def job_summary(job: JobRecord) -> dict[str, Any]:
     }
 
 
+def log_fields(job: JobRecord) -> dict[str, Any]:
+    """A line of a run's log: when and how an operation ended, with the numbers of its result."""
+    result = {} if job.result is None else _log_result(job.result)
+    return {
+        "seq": job.seq,
+        "job_id": job.job_id,
+        "kind": job.kind,
+        "status": job.status,
+        "started_at": iso_time(job.started_at_s),
+        "finished_at": iso_time(job.finished_at_s),
+        "result": result,
+        "error": None if job.error is None else _job_error_fields(job.error),
+    }
+
+
+def _log_result(result: Result) -> dict[str, Any]:
+    """What fits on a line; the arrays stay with the job."""
+    match result:
+        case PassResult():
+            num_data = len(result.logprobs)
+            return {"loss": result.loss, "batches": num_data, "num_tokens": result.num_tokens}
+        case SampleResult() | EvaluationResult():
+            return {}
+        case _:
+            return dataclasses.asdict(result)
+
+
 def _job_error_fields(error: ErrorInfo) -> dict[str, Any]:
     return {**error_fields(error), "category": error.category}
 

@@ -19,6 +19,7 @@ from eztinker.cli import (
     demo,
     doctor,
     jobs,
+    logs,
     runs,
     sampling,
     server,
@@ -74,6 +75,7 @@ app.command(help=say("sample"))(sampling.sample)
 app.command(help=say("chat"))(chat.chat)
 app.command(help=say("save"))(checkpoints.save)
 app.command("checkpoints", help=say("checkpoints"))(checkpoints.list_checkpoints)
+app.command(help=say("logs"))(logs.logs)
 app.command(help=say("demo"))(demo.demo)
 app.command(help=say("doctor"))(doctor.doctor)
 app.add_typer(jobs.app, name="jobs", help=say("jobs"))

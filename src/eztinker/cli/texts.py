@@ -29,6 +29,10 @@ _CATALOGUE: dict[str, tuple[str, str]] = {
     "chat": ("Talk with a model in the terminal.", "在终端与模型对话。"),
     "save": ("Save a checkpoint of a run.", "保存训练运行的检查点。"),
     "checkpoints": ("List the checkpoints.", "列出检查点。"),
+    "logs": (
+        "Show what a run has done: losses, steps, checkpoints, failures.",
+        "显示训练运行做过的事：损失、步数、检查点、失败。",
+    ),
     "demo": (
         "Rejection sampling from start to finish: accuracy before and after. Needs no network.",
         "拒绝采样完整演示：训练前后的准确率对比。无需网络。",
@@ -84,6 +88,10 @@ _CATALOGUE: dict[str, tuple[str, str]] = {
     "chat system": ("The system message.", "系统消息。"),
     "save overwrite": ("Replace a checkpoint of this name.", "覆盖同名检查点。"),
     "checkpoints run-id": ("Of this run only.", "只列出该运行的。"),
+    "logs after": ("Begin after this entry.", "从该条目之后开始。"),
+    "logs json": ("Print one JSON object per line.", "每行输出一个 JSON 对象。"),
+    "logs follow": ("Go on with new entries until Ctrl-C.", "持续显示新条目，直到按 Ctrl-C。"),
+    "no log": ("Nothing yet.", "还没有记录。"),
     "jobs run-id": ("Of this run only.", "只列出该运行的。"),
     "jobs status": ("In this state only.", "只列出该状态的。"),
     "jobs limit": ("At most so many.", "最多列出多少个。"),

@@ -168,6 +168,7 @@ class EZTinkerClient:
 
     get_models = _asks(requests.get_models)
     create_run = _asks(requests.create_run)
+    get_log = _asks(requests.get_log)
     delete_run = _asks(requests.delete_run)
 
     # Training and sampling ------------------------------------------------------------------------

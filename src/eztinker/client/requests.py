@@ -80,8 +80,21 @@ def create_run(
     return post("/v1/runs", body, answers.run_id)
 
 
+def get_log(run_id: str, after: int | None = None, limit: int | None = None) -> Request[list[Json]]:
+    """What a run has done, oldest first: its ended operations with the numbers of their results.
+
+    Args:
+        run_id: the run.
+        after: the ``seq`` of the last entry already seen.
+        limit: most entries, 100 unless told, at most 1,000.
+    """
+    return Request(
+        "GET", run_path(run_id, "log"), answers.rows("entries"), {"after": after, "limit": limit}
+    )
+
+
 def delete_run(run_id: str) -> Request[Json]:
-    """Delete a run and its checkpoints."""
+    """Cancel a run's jobs and delete it; its checkpoints stay."""
     return Request("DELETE", run_path(run_id), answers.same)
 
 

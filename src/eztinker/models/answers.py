@@ -217,6 +217,27 @@ class JobsAnswer(Answer):
     total: int
 
 
+class LogEntry(Answer):
+    """One operation of a run that has ended."""
+
+    seq: int = Field(description="The operation's number in its run.")
+    job_id: str
+    kind: str
+    status: JobStatusField
+    started_at: str | None
+    finished_at: str
+    result: dict[str, Any] = Field(
+        description="The result's numbers; its arrays stay with the job."
+    )
+    error: JobErrorDetail | None
+
+
+class LogAnswer(Answer):
+    """``GET /v1/runs/{run_id}/log``, oldest first."""
+
+    entries: list[LogEntry]
+
+
 class CheckpointAnswer(Answer):
     """A checkpoint."""
 

@@ -11,6 +11,8 @@ import contextlib
 import time
 from dataclasses import replace
 
+import sqlalchemy as sa
+
 from eztinker.config import ServerConfig
 from eztinker.engine.loop import ActiveJob
 from eztinker.engine.run_manager import RunManager
@@ -176,6 +178,24 @@ class Jobs:
             )
         )
         return [self._as_seen_now(job) for job in stored], total
+
+    async def log(self, run_id: str, *, after_seq: int, limit: int) -> list[JobRecord]:
+        """What a run has done: its numbered operations that have ended, in order.
+
+        Args:
+            run_id: one that exists or existed.
+            after_seq: the last number already seen; -1 begins with the run's creation.
+            limit: most entries.
+
+        Raises:
+            NotFoundError: code ``run_not_found``.
+        """
+
+        def read(connection: sa.Connection) -> list[job_rows.StoredJob]:
+            runs.get_run(connection, run_id)
+            return job_rows.list_log(connection, run_id, after_seq=after_seq, limit=limit)
+
+        return [stored.record() for stored in await self._database.read(read)]
 
     async def cancel(self, job_id: str) -> JobRecord:
         """Ask a job to stop, and return it as it is then; one that has ended stays as it is.

@@ -99,6 +99,24 @@ def list_jobs(
     return [stored_job(row) for row in connection.execute(page)], total or 0
 
 
+def list_log(
+    connection: sa.Connection, run_id: str, *, after_seq: int, limit: int
+) -> list[StoredJob]:
+    """A run's numbered operations that have ended, in order, after ``after_seq``; no payloads, no plans."""
+    columns = [
+        sa.null().label(column.name) if column.name in ("payload", "plan") else column
+        for column in jobs.c
+    ]
+    query = (
+        sa.select(*columns)
+        .where((jobs.c.run_id == run_id) & (jobs.c.seq > after_seq))
+        .where(jobs.c.finished_at_s.is_not(None))
+        .order_by(jobs.c.seq)
+        .limit(limit)
+    )
+    return [stored_job(row) for row in connection.execute(query)]
+
+
 def list_unfinished(connection: sa.Connection) -> list[StoredJob]:
     """Jobs that were accepted and have not ended, in order of arrival."""
     query = sa.select(jobs).where(jobs.c.finished_at_s.is_(None)).order_by(jobs.c.number)

@@ -226,6 +226,11 @@ class FakeJobs:
         ][::-1]
         return found[offset : offset + limit], len(found)
 
+    async def log(self, run_id: str, *, after_seq: int, limit: int):
+        await self.service.runs.get(run_id)
+        found = [job for job in self.records.values() if job.run_id == run_id]
+        return [job for job in found if job.seq is not None and job.seq > after_seq][:limit]
+
     async def cancel(self, job_id: str) -> JobRecord:
         record = await self.get(job_id)
         if record.status == "queued":

@@ -15,6 +15,7 @@ from tests.unit.client.fake_service import FakeService
 DOCUMENTED = [
     "health",
     "get_runs",
+    "get_log",
     "delete_run",
     "create_run",
     "sample",

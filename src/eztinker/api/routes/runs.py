@@ -8,11 +8,17 @@ from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
 from eztinker.api import convert
-from eztinker.api.answers import json_response, run_fields
-from eztinker.api.deps import Limit, Offset, RunId, ServiceDep, SubmissionDep, body_of
+from eztinker.api.answers import json_response, log_fields, run_fields
+from eztinker.api.deps import MAX_OFFSET, Limit, Offset, RunId, ServiceDep, SubmissionDep, body_of
 from eztinker.api.openapi import takes
 from eztinker.ids import check_name
-from eztinker.models.answers import RunAnswer, RunCreatedAnswer, RunDeletedAnswer, RunsAnswer
+from eztinker.models.answers import (
+    LogAnswer,
+    RunAnswer,
+    RunCreatedAnswer,
+    RunDeletedAnswer,
+    RunsAnswer,
+)
 from eztinker.models.api import CreateTrainingRunRequest
 
 router = APIRouter(tags=["runs"])
@@ -55,6 +61,20 @@ async def list_runs(
 async def get_run(run_id: RunId, service: ServiceDep) -> Response:
     """One run."""
     return json_response(run_fields(await service.runs.get(run_id)))
+
+
+@router.get("/v1/runs/{run_id}/log", response_model=LogAnswer)
+async def get_log(
+    run_id: RunId,
+    service: ServiceDep,
+    limit: Limit = 100,
+    after: Annotated[
+        int, Query(ge=-1, le=MAX_OFFSET, description="The last number already seen.")
+    ] = -1,
+) -> Response:
+    """What a run has done, oldest first; sampling is no part of it, since it changes nothing."""
+    entries = await service.jobs.log(run_id, after_seq=after, limit=limit)
+    return json_response({"entries": [log_fields(entry) for entry in entries]})
 
 
 @router.delete("/v1/runs/{run_id}", response_model=RunDeletedAnswer)

@@ -85,12 +85,14 @@ class Task:
     Attributes:
         handed_over: the worker has been asked; should it die now, the job may be the reason.
         epoch: the worker's life in which it is executed.
+        streamed: the worker tells of its tokens as they are drawn.
     """
 
     job: StoredJob
     operation: Operation
     handed_over: bool = False
     epoch: int = -1
+    streamed: bool = False
 
 
 class Actions:
@@ -283,7 +285,7 @@ class Actions:
             await self._residents.need_run(weights.run_id)
         else:
             await self._residents.need_base(weights.base_model)
-        command = RunSample(task.job.job_id, operation, folder)
+        command = RunSample(task.job.job_id, operation, folder, streamed=task.streamed)
         done = _done(await self._ask(task, command))
         return Outcome(done.result, compute_s=done.compute_s)
 

@@ -20,6 +20,7 @@ from eztinker.engine.executors.base import WorkerDied
 from eztinker.engine.recovery import Residents
 from eztinker.engine.scheduler import Scheduler, Ticket
 from eztinker.engine.snapshots import Snapshots
+from eztinker.engine.streams import TokenStream
 from eztinker.engine.supervisor import Supervisor
 from eztinker.errors import (
     CancelledError,
@@ -32,7 +33,7 @@ from eztinker.store import log as operation_log
 from eztinker.store import runs
 from eztinker.store.database import Database, Query
 from eztinker.store.jobs import StoredJob, list_unfinished
-from eztinker.types.messages import CancelJob, ErrorInfo
+from eztinker.types.messages import CancelJob, ErrorInfo, TokensDrawn
 from eztinker.types.operations import STATE_KINDS, Evaluate, Operation, Sample, TrainingPass
 from eztinker.types.records import JobRecord
 
@@ -51,6 +52,7 @@ class ActiveJob:
     Attributes:
         ended: set when ``record`` is final.
         cancel_asked: someone wants it to stop.
+        stream: its tokens as they are drawn; None unless it is streamed.
     """
 
     task: Task
@@ -58,6 +60,7 @@ class ActiveJob:
     record: JobRecord
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     cancel_asked: bool = False
+    stream: TokenStream | None = None
 
 
 class EngineLoop:
@@ -84,6 +87,7 @@ class EngineLoop:
         self._wake = asyncio.Event()
         self._executions: set[asyncio.Task[None]] = set()
         self._main: asyncio.Task[None] | None = None
+        supervisor.on_tokens = self._show_tokens
         self.active: dict[str, ActiveJob] = {}
         # Jobs of a run whose predecessors have not arrived, by number.
         self._held: dict[str, dict[int, ActiveJob]] = {}
@@ -106,14 +110,17 @@ class EngineLoop:
             execution.cancel()
         await asyncio.gather(*self._executions, return_exceptions=True)
 
-    def submit(self, job: StoredJob, next_seq: int) -> ActiveJob:
+    def submit(self, job: StoredJob, next_seq: int, *, streamed: bool = False) -> ActiveJob:
         """Queue an accepted job, or hold it until the numbers before its own have arrived.
 
         Args:
             next_seq: lowest number of its run that has not arrived.
+            streamed: show its tokens as they are drawn.
         """
         operation = job.operation()
-        active = ActiveJob(Task(job, operation), _ticket(job, operation), job.record())
+        task = Task(job, operation, streamed=streamed)
+        active = ActiveJob(task, _ticket(job, operation), job.record())
+        active.stream = TokenStream() if streamed else None
         self.active[job.job_id] = active
         if job.seq is None:
             self._scheduler.add(active.ticket)
@@ -137,6 +144,12 @@ class EngineLoop:
             self._scheduler.add(held.pop(seq).ticket)
         if not held:
             del self._held[run_id]
+
+    def _show_tokens(self, event: TokensDrawn) -> None:
+        for index, job_id in enumerate(event.job_ids):
+            active = self.active.get(job_id)
+            if active is not None and active.stream is not None:
+                active.stream.put(event, index)
 
     async def cancel(self, job_id: str) -> None:
         """Stop a job: at once if it waits, between two units of work if it runs."""
@@ -340,6 +353,8 @@ class EngineLoop:
         self._scheduler.finish(stored.job_id)
         del self.active[stored.job_id]
         active.ended.set()
+        if active.stream is not None:
+            active.stream.close()
         self._wake.set()
 
 

@@ -77,9 +77,9 @@ class RunManager:
         await self._snapshots.settle()
         await self._supervisor.stop()
 
-    def submit(self, appended: Appended) -> ActiveJob:
-        """Queue a job that has just been logged."""
-        return self._loop.submit(appended.job, appended.next_seq)
+    def submit(self, appended: Appended, *, streamed: bool = False) -> ActiveJob:
+        """Queue a job that has just been logged; a streamed one shows its tokens as they are drawn."""
+        return self._loop.submit(appended.job, appended.next_seq, streamed=streamed)
 
     def release(self, run_id: str, next_seq: int) -> None:
         """Let jobs start that waited for a number which has been used up without a job."""

@@ -28,6 +28,7 @@ from eztinker.types.messages import (
     Shutdown,
     StateRead,
     StateWritten,
+    TokensDrawn,
     WorkerReady,
     WorkerSettings,
 )
@@ -49,6 +50,7 @@ class Supervisor:
         facts: what the present worker said of itself; None before it is ready.
         num_deaths: workers lost since the start.
         start_failure: how the last worker ended if it never became ready; None otherwise.
+        on_tokens: takes what streamed jobs have drawn.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Supervisor:
         self.facts: WorkerReady | None = None
         self.num_deaths = 0
         self.start_failure: str | None = None
+        self.on_tokens: Callable[[TokensDrawn], None] = _nobody_follows
 
     async def start(self) -> None:
         """Begin supervising; returns at once, ``ready`` tells when a worker listens."""
@@ -210,6 +213,8 @@ class Supervisor:
                 self._refuse(event.job_id, event.error)
             case BaseModelFailed():
                 self._refuse(f"base:{event.base_model}", event.error)
+            case TokensDrawn():
+                self.on_tokens(event)
             case Progress():
                 pass
 
@@ -230,3 +235,7 @@ class Supervisor:
                     details=error.details,
                 )
             )
+
+
+def _nobody_follows(_event: TokensDrawn) -> None:
+    """Until a loop takes them."""

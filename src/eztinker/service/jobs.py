@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import sqlalchemy as sa
@@ -16,7 +17,8 @@ import sqlalchemy as sa
 from eztinker.config import ServerConfig
 from eztinker.engine.loop import ActiveJob
 from eztinker.engine.run_manager import RunManager
-from eztinker.errors import BusyError, EZTinkerError
+from eztinker.engine.streams import DrawnToken
+from eztinker.errors import BusyError, EngineCrashError, EZTinkerError
 from eztinker.ids import new_job_id
 from eztinker.service import admission
 from eztinker.service.base_models import BaseModels
@@ -52,6 +54,7 @@ class Jobs:
         idempotency_key: str | None = None,
         request_digest: str = "",
         seq: int | None = None,
+        streamed: bool = False,
     ) -> JobRecord:
         """Check an operation, log it, queue it.
 
@@ -60,6 +63,7 @@ class Jobs:
             idempotency_key: the same key again on the same run answers with the first job.
             request_digest: tells a repeated request from another one under the same key.
             seq: the caller's number of it in the run; None takes the next one.
+            streamed: its tokens can be followed while it runs (sampling only).
 
         Raises:
             UserError: nothing was logged.
@@ -87,14 +91,16 @@ class Jobs:
                 raise
             return await self.get(known.job_id)
         # A caller who hangs up in between must not leave a logged job that nobody has queued.
-        return await asyncio.shield(self._log_and_queue(request, scope))
+        return await asyncio.shield(self._log_and_queue(request, scope, streamed))
 
-    async def _log_and_queue(self, request: operation_log.Request, scope: str) -> JobRecord:
+    async def _log_and_queue(
+        self, request: operation_log.Request, scope: str, streamed: bool
+    ) -> JobRecord:
         appended = await self._database.write(
             lambda connection: operation_log.append(connection, request, scope=scope)
         )
         if appended.is_new:
-            return self._seen(self._engine.submit(appended))
+            return self._seen(self._engine.submit(appended, streamed=streamed))
         return await self.get(appended.job.job_id)
 
     async def submit_refused(
@@ -141,6 +147,28 @@ class Jobs:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(active.ended.wait(), timeout_s)
         return self._seen(active)
+
+    async def follow(self, job_id: str) -> AsyncIterator[list[DrawnToken]]:
+        """The tokens of a streamed job as they are drawn; ends with the job.
+
+        They are shown before the job's result is committed. One that has ended, or is not streamed, shows
+        none: its result has them.
+
+        Raises:
+            EngineCrashError: code ``stream_diverged``: the worker died, and the second drawing, on weights
+                that had moved on, gave other tokens than those shown. The result is that of the second.
+        """
+        active = self._engine.active(job_id)
+        if active is None or active.stream is None:
+            return
+        async for tokens in active.stream.follow():
+            yield tokens
+        if active.stream.has_diverged:
+            raise EngineCrashError(
+                "The engine worker died under this answer, and the weights have changed since it began. Ask "
+                "again.",
+                code="stream_diverged",
+            )
 
     async def get(self, job_id: str) -> JobRecord:
         """The job as it is now.

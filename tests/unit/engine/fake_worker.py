@@ -75,6 +75,13 @@ class FakeExecutor:
         done = messages.JobDone(self._epoch, job_id, codec.encode(result), **kwargs)  # type: ignore[arg-type]
         self._emit(done)
 
+    def _tell(self, job_id: str, place: int, token: int) -> None:
+        """One token of the only sample of a streamed job."""
+        told = messages.TokensDrawn(
+            self._epoch, [job_id], [0], [place], [token], [-0.5], [[]], [[]]
+        )
+        self._emit(told)
+
     def _execute(self, command: messages.Command) -> None:
         match command:
             case messages.LoadBaseModel():
@@ -135,7 +142,14 @@ class FakeExecutor:
             case messages.RunSample():
                 run_id = command.operation.weights.run_id
                 step = int(self._runs[run_id]["step"]) if run_id else 0
-                sequence = SampledSequence([1], [-0.5], "length")
+                drawn = self._world.drawn
+                if command.streamed:
+                    for place, token in enumerate(drawn[: self._world.num_drawn_in_life.pop(0)]):
+                        self._tell(command.job_id, place, token)
+                    if place < len(drawn) - 1:
+                        self._events.put_nowait(None)  # the worker dies
+                        return
+                sequence = SampledSequence(drawn, [-0.5] * len(drawn), "length")
                 result = SampleResult([sequence] * command.operation.num_samples, step, 1)
                 self._done(command.job_id, result)
             case messages.RunEvaluate():
@@ -153,6 +167,8 @@ class World:
     Attributes:
         before: awaited with each command; may raise ``WorkerDied`` or return an ``ErrorInfo``.
         compute_s: what passes claim to have cost.
+        drawn: tokens that sampling gives.
+        num_drawn_in_life: of a streamed job, life by life; fewer than all of them is a death.
     """
 
     def __init__(self) -> None:
@@ -160,6 +176,8 @@ class World:
         self.commands: list[messages.Command] = []
         self.num_loads = 0
         self.compute_s = 0.0
+        self.drawn = [1]
+        self.num_drawn_in_life: list[int] = []
         self.before: Callable[..., object] = self._nothing  # type: ignore[assignment]
 
     def make_executor(self) -> FakeExecutor:

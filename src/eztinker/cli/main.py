@@ -20,6 +20,7 @@ from eztinker.cli import (
     doctor,
     jobs,
     logs,
+    recipe,
     runs,
     sampling,
     server,
@@ -77,6 +78,7 @@ app.command(help=say("save"))(checkpoints.save)
 app.command("checkpoints", help=say("checkpoints"))(checkpoints.list_checkpoints)
 app.command(help=say("logs"))(logs.logs)
 app.command(help=say("demo"))(demo.demo)
+app.command(help=say("recipe"))(recipe.recipe)
 app.command(help=say("doctor"))(doctor.doctor)
 app.add_typer(jobs.app, name="jobs", help=say("jobs"))
 app.add_typer(config_command.app, name="config", help=say("config"))

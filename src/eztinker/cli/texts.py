@@ -37,6 +37,10 @@ _CATALOGUE: dict[str, tuple[str, str]] = {
         "Rejection sampling from start to finish: accuracy before and after. Needs no network.",
         "拒绝采样完整演示：训练前后的准确率对比。无需网络。",
     ),
+    "recipe": (
+        "Run a training recipe: SFT, rejection sampling, GRPO, DPO, distillation and more.",
+        "运行训练配方：SFT、拒绝采样、GRPO、DPO、蒸馏等。",
+    ),
     "jobs": ("List, show and cancel jobs.", "列出、查看、取消任务。"),
     "jobs list": ("List the newest jobs.", "列出最新的任务。"),
     "jobs show": ("Show one job with its result.", "查看一个任务及其结果。"),
@@ -57,6 +61,16 @@ _CATALOGUE: dict[str, tuple[str, str]] = {
         "说明 JSON 或 JSONL 文件的内容：行数、字段、格式。",
     ),
     # Options
+    "recipe config": ("YAML file with settings.", "设置文件（YAML）。"),
+    "recipe dry-run": (
+        "Say what would be done and show the first batch; nothing is trained.",
+        "只显示计划与第一个批次，不训练。",
+    ),
+    "recipe keys": ("List every setting with its default.", "列出所有设置及默认值。"),
+    "recipe continue": (
+        "Run the same command again to continue where {folder} stands.",
+        "再次运行同一命令，即可从 {folder} 中断处继续。",
+    ),
     "option base-url": ("Address of the server.", "服务器地址。"),
     "option api-key": ("Key for the server.", "服务器密钥。"),
     "option json": ("Print one JSON document.", "输出一个 JSON 文档。"),

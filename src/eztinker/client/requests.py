@@ -312,9 +312,19 @@ def save_checkpoint(run_id: str, name: str, *, overwrite: bool = False) -> Reque
     return post(run_path(run_id, "save"), body, answers.result_of)
 
 
-def load_checkpoint(run_id: str, name: str, *, with_optimizer: bool = True) -> Request[Json]:
-    """Put the run back to a checkpoint; ``with_optimizer=False`` starts a fresh optimizer."""
-    body = {"name": name, "with_optimizer": with_optimizer}
+def load_checkpoint(
+    run_id: str, name: str, *, with_optimizer: bool = True, source_run_id: str | None = None
+) -> Request[Json]:
+    """Put the run back to a checkpoint; ``with_optimizer=False`` starts a fresh optimizer.
+
+    Args:
+        run_id: the run whose state is replaced.
+        name: of the checkpoint.
+        with_optimizer: take over its optimizer too.
+        source_run_id: the run that the checkpoint belongs to, with the same base model and adapter settings;
+            default this one.
+    """
+    body = {"name": name, "with_optimizer": with_optimizer, "source_run_id": source_run_id}
     return post(run_path(run_id, "load"), body, answers.result_of)
 
 

@@ -278,6 +278,9 @@ class LoadRequest(WireModel):
 
     name: str
     with_optimizer: bool = Field(True, description="false: start with a fresh optimizer.")
+    source_run_id: str | None = Field(
+        None, description="The run that the checkpoint belongs to. Omitted: this one."
+    )
 
 
 class EvaluationBatch(WireModel):

@@ -7,19 +7,16 @@ which nothing is trained on. Called by the command ``eztinker demo``.
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.cells import cell_len
 
-from eztinker.client.client import EZTinkerClient
 from eztinker.dataset.base import get_dataset
-from eztinker.errors import EZTinkerError, UnsupportedError
+from eztinker.errors import UnsupportedError
+from eztinker.recipes.experiment.connection import client_or_own_server
 from eztinker.recipes.held_out import hold_out
 from eztinker.recipes.rejection_config import RejectionSFTConfig
 from eztinker.recipes.rejection_report import RejectionSFTReport
@@ -164,7 +161,8 @@ def run_demo(options: DemoOptions, progress: Progress | None = None) -> DemoRepo
     progress = progress or TerminalProgress()
     train, held_out = demo_datasets(options)
     config = demo_config(options)
-    with _connect(options, progress) as client:
+    server_folder = Path(options.output_dir) / "server"
+    with client_or_own_server(options.base_url, options.model, server_folder, progress) as client:
         progress.say(
             pick(
                 f"Rejection-sampling SFT of {options.model} on {len(train)} problems, "
@@ -225,25 +223,6 @@ def demo_datasets(options: DemoOptions) -> tuple[Any, Any]:
         for split, size in sizes.items()
     )
     return train, test
-
-
-@contextmanager
-def _connect(options: DemoOptions, progress: Progress) -> Iterator[EZTinkerClient]:
-    """A client of the server that answers, or of one started here."""
-    is_named = options.base_url is not None or "EZTINKER_BASE_URL" in os.environ
-    client = EZTinkerClient(options.base_url)
-    try:
-        client.health()
-    except EZTinkerError:
-        client.close()
-        if is_named:
-            raise
-        progress.say(pick("Starting a server for the demo", "正在为演示启动服务器"))
-        client = EZTinkerClient.embedded(
-            options.model, state_dir=Path(options.output_dir) / "server"
-        )
-    with client:
-        yield client
 
 
 def _report(options: DemoOptions, figures: RejectionSFTReport, seconds: float) -> DemoReport:

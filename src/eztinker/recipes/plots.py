@@ -66,3 +66,59 @@ def _draw_curves(axes: Any, curves: Mapping[str, Series]) -> None:
     axes.set_ylim(0, 100)
     axes.grid(visible=True, alpha=0.3)
     axes.legend()
+
+
+def plot_panels(
+    path: str | Path,
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float | None]]]],
+    *,
+    title: str,
+    x_label: str = "optimizer step",
+) -> Path | None:
+    """Draw curves side by side.
+
+    Args:
+        path: of the PNG; its folder is made if needed.
+        panels: title of a panel -> label of a curve -> its points (x, y); points without y are left out.
+        title: above all; drawn as plain text.
+        x_label: below every panel.
+
+    Returns:
+        The path; None when there is no point to draw.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    drawn = {
+        name: curves for name, curves in panels.items() if any(map(_drawable, curves.values()))
+    }
+    if not drawn:
+        return None
+    figure = Figure(figsize=(5 * len(drawn), 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, parse_math=False)
+    all_axes = figure.subplots(1, len(drawn), squeeze=False)[0]
+    for axes, (name, curves) in zip(all_axes, drawn.items(), strict=True):
+        for label, points in curves.items():
+            shown = _drawable(points)
+            mark = "." if len(shown) < 60 else ""
+            axes.plot([x for x, _ in shown], [y for _, y in shown], marker=mark, label=label)
+        axes.set(xlabel=x_label, title=name)
+        axes.grid(visible=True, alpha=0.3)
+        if len(curves) > 1:
+            axes.legend()
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    path.write_bytes(picture.getvalue())
+    return path
+
+
+def _drawable(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, float]]:
+    return [(x, y) for x, y in points if y is not None]
+
+
+def curve(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float | None]]:
+    """Points (step, value) of one figure in lines of ``metrics.jsonl``."""
+    return [(line["step"], line.get(key)) for line in lines]

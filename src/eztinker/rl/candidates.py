@@ -65,6 +65,30 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class Policy:
+    """Whose weights answer: a run as it is now, a checkpoint of it, or a bare base model.
+
+    Attributes:
+        run_id: the run; None for a base model.
+        checkpoint: name of one of its checkpoints; None for its current weights.
+        base_model: name of the base model; None for a run.
+    """
+
+    run_id: str | None = None
+    checkpoint: str | None = None
+    base_model: str | None = None
+
+    def as_arguments(self) -> dict[str, str]:
+        """Arguments of ``client.sample``."""
+        named = {
+            "run_id": self.run_id,
+            "checkpoint": self.checkpoint,
+            "base_model": self.base_model,
+        }
+        return {name: value for name, value in named.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
 class CandidateParams:
     """How to sample candidates; what is not named here (top_k, top_p) is the API's default.
 
@@ -129,7 +153,7 @@ def prompt_tokens_of(tokenizer: Any, example: Example, params: CandidateParams) 
 
 def sample_candidates(
     client: Any,
-    run_id: str,
+    policy: Policy | str,
     tokenizer: Any,
     examples: Iterable[Example],
     params: CandidateParams,
@@ -137,15 +161,18 @@ def sample_candidates(
     seed: int | None,
     purpose: str = "",
 ) -> Iterator[tuple[Example, list[Candidate]]]:
-    """Sample candidates for each example from the run's current weights, in the order of the examples.
+    """Sample candidates for each example from the policy's weights, in the order of the examples.
 
     Up to ``MAX_IN_FLIGHT`` prompts are at the server while results are read, so it decodes them together and
     each prompt once for all its candidates.
 
     Args:
+        policy: who answers; a run's id is short for its current weights.
         seed: equal seeds, purposes and weights give equal candidates; None draws anew.
         purpose: what the samples are for (such as an epoch's name); purposes do not share random numbers.
     """
+    if isinstance(policy, str):
+        policy = Policy(run_id=policy)
     waiting: deque[tuple[Example, list[int], Any]] = deque()
     try:
         for example in examples:
@@ -153,7 +180,7 @@ def sample_candidates(
                 yield _collect(client, tokenizer, params, *waiting.popleft())
             prompt_tokens = prompt_tokens_of(tokenizer, example, params)
             drawn = None if seed is None else seed_of(seed, purpose, example.example_id)
-            handle = _submit(client, run_id, prompt_tokens, params, drawn)
+            handle = _submit(client, policy, prompt_tokens, params, drawn)
             waiting.append((example, prompt_tokens, handle))
         while waiting:
             yield _collect(client, tokenizer, params, *waiting.popleft())
@@ -169,13 +196,17 @@ def seed_of(seed: int, purpose: str, example_id: int) -> int:
 
 
 def _submit(
-    client: Any, run_id: str, prompt_tokens: list[int], params: CandidateParams, seed: int | None
+    client: Any,
+    policy: Policy,
+    prompt_tokens: list[int],
+    params: CandidateParams,
+    seed: int | None,
 ) -> Any:
     return client.submit_sample(
         prompt_tokens,
         max_new_tokens=params.max_new_tokens,
         temperature=params.temperature,
-        run_id=run_id,
+        **policy.as_arguments(),
         num_samples=params.num_candidates,
         stop=list(params.stop) or None,
         seed=seed,

@@ -213,7 +213,11 @@ CASES = [
         "/v1/runs/run_one/load",
         wire.LoadRequest,
         {"name": "saved"},
-        {"name": [*NOT_NAME, None, ABSENT, "never_saved"], "with_optimizer": NOT_BOOL},
+        {
+            "name": [*NOT_NAME, None, ABSENT, "never_saved"],
+            "with_optimizer": NOT_BOOL,
+            "source_run_id": NOT_NAME,
+        },
     ),
     Case(
         "/v1/runs/run_one/evaluate",

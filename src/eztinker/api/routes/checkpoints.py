@@ -63,9 +63,10 @@ def _one_name(in_body: str | None, in_query: str | None) -> str:
 async def load(
     run_id: RunId, body: LoadBody, submission: SubmissionDep, service: ServiceDep, wait: Wait = None
 ) -> Response:
-    """Replace the run's state with one of its checkpoints."""
+    """Replace the run's state with one of its checkpoints, or with another run's of the same shape."""
+    source = body.source_run_id
     operation = LoadCheckpoint(
-        source_run_id=run_id,
+        source_run_id=run_id if source is None else check_reference(source, field="source_run_id"),
         name=check_reference(body.name, field="name"),
         with_optimizer=body.with_optimizer,
     )

@@ -1,0 +1,55 @@
+"""The recipes by name: where each one's settings, plan and work are found.
+
+``RECIPES`` names modules, which are imported when asked for. A recipe module has ``Config`` (a ``RecipeConfig``),
+``run(config, client, progress) -> dict`` and ``plan(config, client) -> Plan``. Called by the command line and the
+doors.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from eztinker.errors import NotFoundError
+from eztinker.recipes.experiment.plan import Plan
+from eztinker.recipes.experiment.settings import RecipeConfig
+
+RECIPES: dict[str, tuple[str, str]] = {}
+"""Name -> (module, one line that says what it does)."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe, loaded.
+
+    Attributes:
+        config_class: its settings.
+        run: does the work; returns figures in JSON types.
+        plan: says what ``run`` would do.
+    """
+
+    name: str
+    config_class: type[RecipeConfig]
+    run: Callable[[Any, Any, Any], dict[str, Any]]
+    plan: Callable[[Any, Any], Plan]
+
+
+def get_recipe(name: str) -> Recipe:
+    """The recipe of a name.
+
+    Raises:
+        NotFoundError: there is none; the message has the nearest name.
+    """
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise NotFoundError(
+            f"No recipe named {name!r}.{hint} Known: {', '.join(sorted(RECIPES))}.",
+            code="recipe_not_found",
+            field="NAME",
+        )
+    module = importlib.import_module(RECIPES[name][0])
+    return Recipe(name, module.Config, module.run, module.plan)

@@ -1,0 +1,48 @@
+"""Which server a recipe talks to: one that answers, or one started for it.
+
+Called by the demo, the command line and the doors. Knows nothing of recipes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from eztinker.client.client import EZTinkerClient
+from eztinker.errors import EZTinkerError
+from eztinker.recipes.terminal import Progress, pick
+
+
+@contextmanager
+def client_or_own_server(
+    base_url: str | None,
+    model: str,
+    state_dir: Path,
+    progress: Progress,
+    api_key: str | None = None,
+) -> Iterator[EZTinkerClient]:
+    """A client of the server that answers, or of one started here, which ends with the block.
+
+    Args:
+        base_url: a server to use; None takes ``EZTINKER_BASE_URL``, else the default address, else starts one.
+        model: base model of a server that is started.
+        state_dir: where a server that is started keeps its state, to be found again.
+        progress: is told when one is started.
+
+    Raises:
+        ServerUnreachableError: a server that was named does not answer.
+    """
+    is_named = base_url is not None or "EZTINKER_BASE_URL" in os.environ
+    client = EZTinkerClient(base_url, api_key)
+    try:
+        client.health()
+    except EZTinkerError:
+        client.close()
+        if is_named:
+            raise
+        progress.say(pick(f"Starting a server in {state_dir}", f"正在启动服务器，目录 {state_dir}"))
+        client = EZTinkerClient.embedded(model, state_dir=state_dir)
+    with client:
+        yield client

@@ -1,0 +1,108 @@
+"""The training loop: steps sent ahead, figures logged, something done between stretches of steps.
+
+Knows the schedule, the order of steps and where checkpoints are due; the data of a step come from the recipe.
+Called by recipes whose data do not depend on the weights (SFT, DPO, reward model, off-policy distillation);
+recipes that sample call ``take_step`` themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from eztinker.recipes.experiment.order import is_due, stretches
+from eztinker.recipes.experiment.session import Session
+from eztinker.recipes.terminal import pick
+from eztinker.rl.schedule import Schedule
+from eztinker.rl.training import Step, TrainedStep, run_steps
+
+Datum = dict[str, Any]
+FINAL_CHECKPOINT = "final"
+
+
+def train(
+    session: Session,
+    num_steps: int,
+    data_of: Callable[[int], Sequence[Datum]],
+    *,
+    loss_fn: str | None = None,
+    loss_fn_config: Mapping[str, Any] | None = None,
+    figures_of: Callable[[TrainedStep], Mapping[str, Any]] | None = None,
+    between: Callable[[int], bool] | None = None,
+    every: int | None = None,
+) -> int:
+    """Take the steps that are left, and save the run as ``final``.
+
+    Args:
+        session: the experiment; its ``step`` says where it stands.
+        num_steps: optimizer steps in all.
+        data_of: data of a step, counted from 0; asked in order and ahead of time.
+        loss_fn: of every step; None takes the run's.
+        loss_fn_config: its settings.
+        figures_of: further figures of a step for ``metrics.jsonl``.
+        between: called with the steps done, after every ``every`` of them and after the last; True ends the
+            training (early stopping).
+        every: see ``between``.
+
+    Returns:
+        Steps done: ``num_steps``, or fewer when ``between`` ended it.
+    """
+    schedule = session.config.schedule(num_steps)
+    left = list(stretches(session.step, num_steps, every, session.config.save_steps))
+    for first, last in left:
+        steps = (
+            Step(data_of(i), schedule.rate(i), loss_fn, loss_fn_config or {})
+            for i in range(first, last)
+        )
+        _take(session, steps, last - first, num_steps, figures_of)
+        if is_due(last, session.config.save_steps):
+            session.save_checkpoint(f"step-{last}")
+        if between is not None and (is_due(last, every) or last == num_steps) and between(last):
+            break
+    session.save_checkpoint(FINAL_CHECKPOINT)
+    return session.step
+
+
+def _take(
+    session: Session,
+    steps: Iterable[Step],
+    count: int,
+    num_steps: int,
+    figures_of: Callable[[TrainedStep], Mapping[str, Any]] | None,
+) -> None:
+    start = session.experiment.state["start_step"]
+    label = pick(f"training, {num_steps} steps", f"训练，共 {num_steps} 步")
+    taken = run_steps(session.client, session.run_id, steps, session.config.adamw)
+    for done in session.progress.track(label, taken, count):
+        session.step = done.step - start
+        log_step(session, done, figures_of(done) if figures_of else {})
+
+
+def take_step(
+    session: Session,
+    data: Sequence[Datum],
+    schedule: Schedule,
+    *,
+    loss_fn: str | None = None,
+    loss_fn_config: Mapping[str, Any] | None = None,
+    is_sum: bool = False,
+) -> TrainedStep:
+    """Take one step and wait for it; its figures are the caller's to log."""
+    step = Step(data, schedule.rate(session.step), loss_fn, loss_fn_config or {}, is_sum)
+    (done,) = run_steps(session.client, session.run_id, [step], session.config.adamw)
+    session.step = done.step - session.experiment.state["start_step"]
+    return done
+
+
+def log_step(session: Session, done: TrainedStep, figures: Mapping[str, Any]) -> None:
+    """One line of ``metrics.jsonl`` about a step."""
+    session.experiment.log(
+        "train",
+        session.step,
+        loss=done.loss,
+        learning_rate=done.learning_rate,
+        grad_norm=math.nan if done.grad_norm is None else done.grad_norm,
+        num_tokens=done.num_tokens,
+        **figures,
+    )

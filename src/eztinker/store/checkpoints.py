@@ -49,7 +49,7 @@ def refuse_existing(connection: sa.Connection, run_id: str, name: str) -> None:
     if connection.scalar(sa.select(checkpoints.c.name).where(_is(run_id, name))) is not None:
         raise AlreadyExistsError(
             f"Run {run_id!r} has a checkpoint named {name!r}. Choose another name, or pass "
-            "overwrite: true.",
+            "overwrite: true (on the command line, --overwrite).",
             code="checkpoint_exists",
             field="name",
         )

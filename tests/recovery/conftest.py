@@ -1,4 +1,4 @@
-"""``--kills N``: how many kills the long form makes."""
+"""How long the long forms are: ``--kills N``, ``--failpoints N`` (0: all of them)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=6, help="kills in tests/recovery")
+    parser.addoption("--failpoints", type=int, default=2, help="places to die at; 0 walks all")
 
 
 @pytest.fixture
 def num_kills(request: pytest.FixtureRequest) -> int:
     return request.config.getoption("--kills")
+
+
+@pytest.fixture
+def num_failpoints(request: pytest.FixtureRequest) -> int:
+    return request.config.getoption("--failpoints")

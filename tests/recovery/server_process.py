@@ -26,7 +26,12 @@ class ServerProcess:
         self._port = 0
         self.url = ""
 
-    def start(self) -> ServerProcess:
+    def start(self, *, failpoint: str = "") -> ServerProcess:
+        """Start it and wait until it answers.
+
+        Args:
+            failpoint: ``NAME:N``, where this life ends (``eztinker.failpoints``).
+        """
         ready = self._folder / "ready"
         ready.unlink(missing_ok=True)
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -35,10 +40,13 @@ class ServerProcess:
             *("--state-dir", str(self._folder / "state"), "--ready-file", str(ready), *self._flags),
         ]
         environ = {**os.environ, "HF_HUB_OFFLINE": "1", "EZTINKER_NUM_THREADS": "1"}
+        environ["EZTINKER_FAILPOINT"] = failpoint
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(command, stderr=log, stdout=log, env=environ)
         deadline = time.monotonic() + 60
         while not ready.exists():
+            if failpoint and self._process.poll() == -signal.SIGKILL:
+                return self.start()  # it died while it started
             assert self._process.poll() is None, self.log()
             assert time.monotonic() < deadline, self.log()
             time.sleep(0.02)
@@ -54,6 +62,11 @@ class ServerProcess:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the server's process runs."""
+        return self._process is not None and self._process.poll() is None
 
     def kill_worker(self) -> bool:
         """SIGKILL the engine worker; False if there is none just now."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from eztinker.errors import InvalidRequestError, NotFoundError, UnsupportedError
 from eztinker.rendering.chat import render_template
+from eztinker.rendering.token_pieces import TokenPieces
 from eztinker.rendering.tokenizer_folder import TOKENIZER_FILES, TokenizerFolder
 
 
@@ -95,6 +96,20 @@ class Tokenizer:
         """Number of ids, added tokens included: all ids are below it."""
         added = self._backend.get_added_tokens_decoder()
         return max(self._backend.get_vocab_size(with_added_tokens=True), max(added, default=-1) + 1)
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that have no text in an answer."""
+        added = self._backend.get_added_tokens_decoder()
+        return frozenset(token_id for token_id, token in added.items() if token.special)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What one token writes, which may be half a character; nothing for an id that is no token."""
+        return self._pieces.bytes_of(token_id)
+
+    @cached_property
+    def _pieces(self) -> TokenPieces:
+        return TokenPieces(self._backend)
 
     @cached_property
     def eos_token_ids(self) -> tuple[int, ...]:

@@ -32,7 +32,7 @@ CLIENT_VARIABLES = frozenset(
 )
 """Variables with the same prefix that are not server settings."""
 
-_LISTS = frozenset({"models", "plugins"})
+_LISTS = frozenset({"models", "plugins", "allowed_hosts"})
 _MAPPINGS = frozenset({"aliases", "limits"})
 
 
@@ -57,10 +57,16 @@ class Limits(BaseModel):
     """Characters in one stop string."""
     max_runs: int = Field(1000, ge=1)
     """Runs that exist at one time."""
+    max_runs_per_owner: int = Field(200, ge=1)
+    """Runs of one owner of keys at one time."""
     max_queued_jobs_per_run: int = Field(1000, ge=1)
     """Jobs of one run that wait or run; beyond it 429."""
     max_queued_jobs: int = Field(10_000, ge=1)
     """Jobs of all runs that wait or run; beyond it 429."""
+    max_queued_jobs_per_owner: int = Field(2500, ge=1)
+    """Jobs of one owner of keys that wait or run; beyond it 429."""
+    max_requests_per_s: float = Field(200.0, gt=0)
+    """Requests of one key in a second, on average; twice as many at once. Beyond it 429."""
 
 
 class ServerConfig(BaseModel):
@@ -69,6 +75,10 @@ class ServerConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     host: str = "127.0.0.1"
+    insecure: bool = False
+    """Answer other machines although no key is asked for."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names under which browsers may call this server, besides localhost and plain addresses."""
     port: int = Field(8000, ge=0, le=65535)
     """0 takes a free port."""
     workers: int = Field(4, ge=1, le=256)

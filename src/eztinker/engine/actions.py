@@ -226,6 +226,7 @@ class Actions:
             folder=str(target),
             expires_at_s=None if operation.ttl_s is None else now_s + operation.ttl_s,
             user_metadata=operation.user_metadata,
+            owner=run.owner,
         )
 
         def side_effects(connection: sa.Connection) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -91,6 +92,7 @@ class EngineLoop:
         self.active: dict[str, ActiveJob] = {}
         # Jobs of a run whose predecessors have not arrived, by number.
         self._held: dict[str, dict[int, ActiveJob]] = {}
+        self._num_of_owner: Counter[str] = Counter()
 
     async def start(self) -> None:
         """Take up the jobs that an earlier life left unfinished, and begin."""
@@ -122,6 +124,7 @@ class EngineLoop:
         active = ActiveJob(task, _ticket(job, operation), job.record())
         active.stream = TokenStream() if streamed else None
         self.active[job.job_id] = active
+        self._num_of_owner[job.owner] += 1
         if job.seq is None:
             self._scheduler.add(active.ticket)
         else:
@@ -187,6 +190,10 @@ class EngineLoop:
     def num_of_run(self, run_id: str) -> int:
         """Jobs of a run that wait or run."""
         return self._scheduler.num_in_queue(run_id) + len(self._held.get(run_id, ()))
+
+    def num_of_owner(self, owner: str) -> int:
+        """Jobs of an owner that wait or run."""
+        return self._num_of_owner[owner]
 
     def _is_held(self, active: ActiveJob) -> bool:
         seq = active.task.job.seq
@@ -352,6 +359,9 @@ class EngineLoop:
         active.record = stored.record()
         self._scheduler.finish(stored.job_id)
         del self.active[stored.job_id]
+        self._num_of_owner[stored.owner] -= 1
+        if not self._num_of_owner[stored.owner]:
+            del self._num_of_owner[stored.owner]
         active.ended.set()
         if active.stream is not None:
             active.stream.close()

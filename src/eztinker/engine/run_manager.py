@@ -109,6 +109,10 @@ class RunManager:
         """Jobs of a run that wait or run."""
         return self._loop.num_of_run(run_id)
 
+    def num_of_owner(self, owner: str) -> int:
+        """Jobs of an owner that wait or run."""
+        return self._loop.num_of_owner(owner)
+
     async def forget_run(self, run_id: str) -> None:
         """Free what a deleted run holds, on the device and on disk."""
         await self._residents.evict(run_id)

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from eztinker.config import ServerConfig
 from eztinker.errors import NotFoundError, UserError
 from eztinker.rendering.tokenizer import Tokenizer
 from eztinker.service import hub
 from eztinker.service.model_folder import find_folder, read_record
+from eztinker.service.view import View
 from eztinker.types.records import BaseModelRecord
 
 T = TypeVar("T")
@@ -29,7 +30,7 @@ MAX_NAME_LENGTH = 4096
 _MAX_ALIASES = 8
 
 
-class BaseModels:
+class BaseModels(View):
     """Resolves names of base models; each name once."""
 
     def __init__(self, config: ServerConfig) -> None:
@@ -49,11 +50,12 @@ class BaseModels:
             UnsupportedError: there is such a model, but not as safetensors.
             InvalidRequestError: its ``config.json`` cannot be read.
         """
-        return await self._once(self._records, name, self._find)
+        return await self._for_principal(name, self._once(self._records, name, self._find))
 
     async def tokenizer(self, name: str) -> Tokenizer:
         """The tokenizer of a base model; errors as in ``resolve`` and ``Tokenizer.from_folder``."""
-        return await self._once(self._tokenizers, name, self._load_tokenizer)
+        found = self._once(self._tokenizers, name, self._load_tokenizer)
+        return await self._for_principal(name, found)
 
     def known(self) -> list[BaseModelRecord]:
         """Models that can be used without the hub: ``nano``, those of the settings, those used before."""
@@ -65,7 +67,7 @@ class BaseModels:
                 record = self._local(name, [])
                 if record is not None:
                     self._records[name] = record
-        return list(self._records.values())
+        return [record for name, record in self._records.items() if self._may_name(name)]
 
     def default_model(self, newest_run_base: str | None = None) -> str:
         """Name of the model that answers when a request names none.
@@ -76,6 +78,28 @@ class BaseModels:
         if self._config.models:
             return self._config.models[0]
         return newest_run_base or NANO
+
+    def _may_name(self, name: str) -> bool:
+        """Whether the principal may name a model so.
+
+        Folders of this machine are for those who run the server: for others, asking for one would be a
+        way to look around on its disk.
+        """
+        if self.principal.sees_all or name in {NANO, *self._config.models, *self._config.aliases}:
+            return True
+        return hub.may_be_id(name) and not Path(name).exists()
+
+    async def _for_principal(self, name: str, found: Coroutine[Any, Any, T]) -> T:
+        """What was found, or an error that does not tell a tenant what lies where on this machine."""
+        if self.principal.sees_all:
+            return await found
+        if not self._may_name(name):
+            found.close()
+            raise _not_offered(name)
+        try:
+            return await found
+        except UserError:
+            raise _not_offered(name) from None
 
     async def _once(self, found: dict[str, T], name: str, find: Callable[[str], Awaitable[T]]) -> T:
         if name not in found:
@@ -139,6 +163,15 @@ class BaseModels:
                 )
             seen.append(target)
         return seen[-1]
+
+
+def _not_offered(name: str) -> NotFoundError:
+    return NotFoundError(
+        f"base_model: this server offers no model {name[:100]!r}. GET /v1/models lists those it has; whoever "
+        "runs it can add one with --model or --alias.",
+        code="model_not_found",
+        field="base_model",
+    )
 
 
 def _not_found(name: str, tried: list[str]) -> NotFoundError:

@@ -15,12 +15,13 @@ import sqlalchemy as sa
 
 from eztinker.config import ServerConfig
 from eztinker.errors import AlreadyExistsError
+from eztinker.service.view import View
 from eztinker.store import blobs, checkpoints
 from eztinker.store.database import Database
 from eztinker.types.records import CheckpointRecord
 
 
-class Checkpoints:
+class Checkpoints(View):
     """Checkpoints of a server."""
 
     def __init__(self, config: ServerConfig, database: Database) -> None:
@@ -28,19 +29,35 @@ class Checkpoints:
         self._database = database
 
     async def list(self, *, run_id: str | None) -> list[CheckpointRecord]:
-        """Checkpoints of one run, or of all; oldest first."""
+        """Checkpoints in sight of one run, or of all; oldest first."""
+        return [self._shown(checkpoint) for checkpoint in await self._list(run_id)]
+
+    async def _list(self, run_id: str | None) -> list[CheckpointRecord]:
+        owner = self.principal.owner_in_sight
         return await self._database.read(
-            lambda connection: checkpoints.list_checkpoints(connection, run_id)
+            lambda connection: checkpoints.list_checkpoints(connection, run_id, owner)
         )
 
     async def get(self, run_id: str, name: str) -> CheckpointRecord:
-        """The checkpoint.
+        """The checkpoint: one's own, or one that its owner has published.
 
         Raises:
             NotFoundError: code ``checkpoint_not_found``.
         """
+        return self._shown(await self._get(run_id, name))
+
+    def _shown(self, checkpoint: CheckpointRecord) -> CheckpointRecord:
+        """Tenants do not learn where on this machine their files lie."""
+        if self.principal.sees_all:
+            return checkpoint
+        return replace(checkpoint, folder=f"{checkpoint.run_id}/{checkpoint.name}")
+
+    async def _get(self, run_id: str, name: str) -> CheckpointRecord:
+        owner = self.principal.owner_in_sight
         return await self._database.read(
-            lambda connection: checkpoints.get_checkpoint(connection, run_id, name)
+            lambda connection: checkpoints.get_checkpoint(
+                connection, run_id, name, owner=owner, public_too=True
+            )
         )
 
     async def delete(self, run_id: str, name: str) -> None:
@@ -49,8 +66,9 @@ class Checkpoints:
         Raises:
             NotFoundError: code ``checkpoint_not_found``.
         """
+        owner = self.principal.owner_in_sight
         deleted = await self._database.write(
-            lambda connection: checkpoints.delete_checkpoint(connection, run_id, name)
+            lambda connection: checkpoints.delete_checkpoint(connection, run_id, name, owner)
         )
         await asyncio.to_thread(blobs.discard, Path(deleted.folder))
 
@@ -61,7 +79,7 @@ class Checkpoints:
             NotFoundError: code ``checkpoint_not_found``.
             StorageError: a file is missing or damaged.
         """
-        folder = Path((await self.get(run_id, name)).folder)
+        folder = Path((await self._get(run_id, name)).folder)
         manifest = await asyncio.to_thread(blobs.verify, folder)
         return [folder / file for file in sorted(manifest["files"])]
 
@@ -74,7 +92,7 @@ class Checkpoints:
             NotFoundError: code ``checkpoint_not_found``.
             AlreadyExistsError: the target has another checkpoint of this name.
         """
-        source = await self.get(run_id, name)
+        source = await self._get(run_id, name)
         target = self._folder / target_run_id / name
         known = await self._find(target_run_id, name)
         if known is not None:
@@ -92,6 +110,7 @@ class Checkpoints:
             folder=str(target),
             expires_at_s=None if ttl_s is None else now_s + ttl_s,
             is_public=False,
+            owner=self.principal.owner,
         )
         await self._database.write(
             lambda connection: checkpoints.put_checkpoint(connection, copied, overwrite=False)
@@ -99,7 +118,7 @@ class Checkpoints:
         return copied
 
     async def _find(self, run_id: str, name: str) -> CheckpointRecord | None:
-        held = await self.list(run_id=run_id)
+        held = await self._list(run_id)
         return next((entry for entry in held if entry.name == name), None)
 
     async def set_ttl(self, run_id: str, name: str, ttl_s: int | None) -> None:
@@ -109,8 +128,9 @@ class Checkpoints:
             NotFoundError: code ``checkpoint_not_found``.
         """
         expires_at_s = None if ttl_s is None else time.time() + ttl_s
+        owner = self.principal.owner_in_sight
         await self._database.write(
-            lambda connection: checkpoints.set_expiry(connection, run_id, name, expires_at_s)
+            lambda connection: checkpoints.set_expiry(connection, run_id, name, expires_at_s, owner)
         )
 
     async def set_public(self, run_id: str, name: str, is_public: bool) -> None:
@@ -119,8 +139,9 @@ class Checkpoints:
         Raises:
             NotFoundError: code ``checkpoint_not_found``.
         """
+        owner = self.principal.owner_in_sight
         await self._database.write(
-            lambda connection: checkpoints.set_public(connection, run_id, name, is_public)
+            lambda connection: checkpoints.set_public(connection, run_id, name, is_public, owner)
         )
 
     async def sweep(self) -> None:

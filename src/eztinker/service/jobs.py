@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Self
 
 import sqlalchemy as sa
 
@@ -22,16 +23,25 @@ from eztinker.errors import BusyError, EngineCrashError, EZTinkerError
 from eztinker.ids import new_job_id
 from eztinker.service import admission
 from eztinker.service.base_models import BaseModels
+from eztinker.service.view import View
 from eztinker.store import checkpoints, runs
 from eztinker.store import jobs as job_rows
 from eztinker.store import log as operation_log
 from eztinker.store.database import Database
 from eztinker.types.messages import ErrorInfo
-from eztinker.types.operations import LoadCheckpoint, Operation, Sample, SaveCheckpoint
-from eztinker.types.records import FINAL_STATUSES, JobRecord
+from eztinker.types.operations import (
+    CheckpointSaved,
+    CreateRun,
+    LoadCheckpoint,
+    Operation,
+    Sample,
+    SaveCheckpoint,
+)
+from eztinker.types.principal import LOCAL_OWNER, Principal
+from eztinker.types.records import FINAL_STATUSES, JobRecord, RunRecord
 
 
-class Jobs:
+class Jobs(View):
     """Jobs of a server."""
 
     def __init__(
@@ -45,6 +55,12 @@ class Jobs:
         self._database = database
         self._engine = engine
         self._base_models = base_models
+
+    def seen_by(self, principal: Principal) -> Self:
+        """As in ``View``, with the base models that this principal may name."""
+        view = super().seen_by(principal)
+        view._base_models = self._base_models.seen_by(principal)
+        return view
 
     async def submit(
         self,
@@ -69,6 +85,8 @@ class Jobs:
             UserError: nothing was logged.
             CapacityError: queues or disk are full; nothing was logged.
         """
+        run = await self._run_in_sight(operation, run_id)
+        owner = self.principal.owner if run is None else run.owner
         request = operation_log.Request(
             job_id=new_job_id(),
             run_id=run_id,
@@ -78,10 +96,11 @@ class Jobs:
             idempotency_key=idempotency_key,
             digest=request_digest,
             seq=seq,
+            owner=owner,
         )
-        scope = run_id or ""
+        scope = idempotency_scope(run_id, owner)
         try:
-            await self._admit(operation, run_id, is_next=seq is None)
+            await self._admit(operation, run, is_next=seq is None, owner=owner)
         except EZTinkerError:
             # A repeated request may be refused by what its first copy has done (a saved name).
             known = await self._database.read(
@@ -122,7 +141,10 @@ class Jobs:
             ConflictError: the number was used for another request.
         """
         info = ErrorInfo(error.code, error.message, error.category, error.field, error.details)
-        refusal = operation_log.Refusal(new_job_id(), run_id, seq, kind, info, request_digest)
+        owner = (await self._run(run_id)).owner
+        refusal = operation_log.Refusal(
+            new_job_id(), run_id, seq, kind, info, request_digest, owner
+        )
         # As in submit: a caller who hangs up must not leave behind a number that releases nothing.
         return await asyncio.shield(self._log_refusal(refusal))
 
@@ -140,7 +162,7 @@ class Jobs:
         Raises:
             NotFoundError: code ``job_not_found``.
         """
-        active = self._engine.active(job_id)
+        active = self._active(job_id)
         if active is None:
             return await self.get(job_id)
         if timeout_s > 0:
@@ -176,11 +198,10 @@ class Jobs:
         Raises:
             NotFoundError: code ``job_not_found``.
         """
-        active = self._engine.active(job_id)
+        active = self._active(job_id)
         if active is not None:
             return self._seen(active)
-        stored = await self._database.read(lambda conn: job_rows.get_job(conn, job_id))
-        return stored.record()
+        return self._shown((await self._stored(job_id)).record())
 
     async def operation(self, job_id: str) -> Operation:
         """What a sampling job was asked; other kinds keep it only while a replay may need it.
@@ -188,21 +209,21 @@ class Jobs:
         Raises:
             NotFoundError: code ``job_not_found``.
         """
-        active = self._engine.active(job_id)
+        active = self._active(job_id)
         if active is not None:
             return active.task.operation
-        stored = await self._database.read(lambda conn: job_rows.get_job(conn, job_id))
-        return stored.operation()
+        return (await self._stored(job_id)).operation()
 
     async def list(
         self, *, run_id: str | None, status: str | None, limit: int, offset: int
     ) -> tuple[list[JobRecord], int]:
-        """One page of jobs, newest first, and how many there are in all."""
+        """One page of the jobs in sight, newest first, and how many there are in all."""
+        owner = self.principal.owner_in_sight
         if status is not None and status not in FINAL_STATUSES:
             return self._list_active(run_id, status, limit, offset)
         stored, total = await self._database.read(
             lambda connection: job_rows.list_jobs(
-                connection, run_id=run_id, status=status, limit=limit, offset=offset
+                connection, run_id=run_id, status=status, limit=limit, offset=offset, owner=owner
             )
         )
         return [self._as_seen_now(job) for job in stored], total
@@ -231,24 +252,73 @@ class Jobs:
         Raises:
             NotFoundError: code ``job_not_found``.
         """
-        active = self._engine.active(job_id)
+        active = self._active(job_id)
         if active is None:
             return await self.get(job_id)
         await self._engine.cancel(job_id)
         return await self.wait(job_id, timeout_s=1.0)
 
+    # What is in sight -----------------------------------------------------------------------------
+
+    def _active(self, job_id: str) -> ActiveJob | None:
+        """The job if it has not ended and is in sight."""
+        active = self._engine.active(job_id)
+        return active if active and self.principal.sees(active.record.owner) else None
+
+    async def _stored(self, job_id: str) -> job_rows.StoredJob:
+        stored = await self._database.read(lambda conn: job_rows.get_job(conn, job_id))
+        if not self.principal.sees(stored.owner):
+            raise job_rows.not_found(job_id)
+        return stored
+
+    async def _run(self, run_id: str) -> RunRecord:
+        run = await self._database.read(lambda connection: runs.get_run(connection, run_id))
+        if not self.principal.sees(run.owner):
+            raise runs.not_found(run_id)
+        return run
+
+    async def _run_in_sight(self, operation: Operation, run_id: str | None) -> RunRecord | None:
+        """The run that an operation belongs to; None for samples of a checkpoint or a bare model.
+
+        Raises:
+            NotFoundError: code ``run_not_found``.
+        """
+        if isinstance(operation, Sample) and (run_id is None or operation.weights.checkpoint):
+            return None
+        assert run_id is not None
+        return await self._run(run_id)
+
+    async def need_source(self, operation: Operation) -> None:
+        """Refuse a checkpoint that is not in sight; one that a run in sight may yet save passes.
+
+        Raises:
+            NotFoundError: code ``checkpoint_not_found``.
+        """
+        source, owner = _source_of(operation), self.principal.owner
+        if source is None or self.principal.sees_all:
+            return
+        await self._database.read(
+            lambda connection: checkpoints.need_in_sight(connection, *source, owner=owner)
+        )
+
     # Admission ------------------------------------------------------------------------------------
 
     async def _admit(
-        self, operation: Operation, run_id: str | None, *, is_next: bool = True
+        self, operation: Operation, run: RunRecord | None, *, is_next: bool = True, owner: str
     ) -> None:
         """Refuse what cannot succeed.
 
         Args:
+            run: it belongs to; None for samples of a checkpoint or a bare model.
             is_next: nothing comes between what the database says now and the operation. With a number
                 of the caller's, operations before it may still arrive and save what it names.
         """
-        base_model = await self._base_model_of(operation, run_id)
+        await self.need_source(operation)
+        if run is None:
+            assert isinstance(operation, Sample)
+            base_model = operation.weights.base_model
+        else:
+            base_model = run.base_model
         base = await self._base_models.resolve(base_model)
         admission.check(
             operation,
@@ -257,15 +327,8 @@ class Jobs:
             extra_losses=self._engine.loss_functions,
         )
         if is_next:
-            await self._check_checkpoint(operation, run_id)
-        self._check_room(run_id)
-
-    async def _base_model_of(self, operation: Operation, run_id: str | None) -> str:
-        if isinstance(operation, Sample) and (run_id is None or operation.weights.checkpoint):
-            return operation.weights.base_model
-        assert run_id is not None
-        run = await self._database.read(lambda connection: runs.get_run(connection, run_id))
-        return run.base_model
+            await self._check_checkpoint(operation, run.run_id if run else None)
+        self._check_room(run.run_id if run else None, owner)
 
     async def _check_checkpoint(self, operation: Operation, run_id: str | None) -> None:
         """What the database already knows to be impossible is refused now, not as a failed job."""
@@ -295,7 +358,7 @@ class Jobs:
             for active in self._engine.active_of_run(operation.source_run_id)
         )
 
-    def _check_room(self, run_id: str | None) -> None:
+    def _check_room(self, run_id: str | None, owner: str) -> None:
         limits = self._config.limits
         health = self._engine.health()
         num_jobs = health["queued_jobs"] + health["running_jobs"]
@@ -311,18 +374,33 @@ class Jobs:
                 "(limits.max_queued_jobs_per_run). Wait for some of them.",
                 retry_after_s=1.0,
             )
+        if owner != LOCAL_OWNER and self._engine.num_of_owner(owner) >= (
+            limits.max_queued_jobs_per_owner
+        ):
+            raise BusyError(
+                f"{owner} has {limits.max_queued_jobs_per_owner} unfinished jobs "
+                "(limits.max_queued_jobs_per_owner). Wait for some of them.",
+                retry_after_s=1.0,
+            )
 
     # Views ----------------------------------------------------------------------------------------
 
     def _seen(self, active: ActiveJob) -> JobRecord:
         position = self._engine.position(active.record.job_id)
         if position is None:
-            return active.record
+            return self._shown(active.record)
         return replace(active.record, queue_position=position[0], wait_reason=position[1])
 
     def _as_seen_now(self, stored: job_rows.StoredJob) -> JobRecord:
         active = self._engine.active(stored.job_id)
-        return stored.record() if active is None else self._seen(active)
+        return self._shown(stored.record()) if active is None else self._seen(active)
+
+    def _shown(self, record: JobRecord) -> JobRecord:
+        """Tenants do not learn where on this machine their files lie."""
+        if self.principal.sees_all or not isinstance(record.result, CheckpointSaved):
+            return record
+        saved = record.result
+        return replace(record, result=replace(saved, path=f"{saved.run_id}/{saved.name}"))
 
     def _list_active(
         self, run_id: str | None, status: str, limit: int, offset: int
@@ -330,7 +408,28 @@ class Jobs:
         found = [
             self._seen(active)
             for active in self._engine.all_active()
-            if active.record.status == status and run_id in (None, active.record.run_id)
+            if active.record.status == status
+            and run_id in (None, active.record.run_id)
+            and self.principal.sees(active.record.owner)
         ]
         newest_first = found[::-1]
         return newest_first[offset : offset + limit], len(found)
+
+
+def idempotency_scope(run_id: str | None, owner: str) -> str:
+    """Within which idempotency keys are unique: a run, and what an owner does outside of runs."""
+    return (run_id or "") if owner == LOCAL_OWNER else f"{owner}/{run_id or ''}"
+
+
+def _source_of(operation: Operation) -> tuple[str, str] | None:
+    """Run and name of the checkpoint that an operation reads, if it reads one."""
+    match operation:
+        case LoadCheckpoint():
+            return operation.source_run_id, operation.name
+        case CreateRun():
+            source = operation.source_run_id, operation.source_name
+        case Sample():
+            source = operation.weights.run_id, operation.weights.checkpoint
+        case _:
+            return None
+    return (source[0], source[1]) if source[0] is not None and source[1] is not None else None

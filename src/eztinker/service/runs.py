@@ -10,6 +10,7 @@ import asyncio
 import math
 import secrets
 import time
+from typing import Self
 
 import sqlalchemy as sa
 
@@ -19,19 +20,21 @@ from eztinker.errors import BusyError, StorageError, TooLargeError, error_from_c
 from eztinker.ids import check_name, new_job_id, new_run_id
 from eztinker.service import admission
 from eztinker.service.base_models import BaseModels
-from eztinker.service.jobs import Jobs
+from eztinker.service.jobs import Jobs, idempotency_scope
+from eztinker.service.view import View
 from eztinker.store import log as operation_log
 from eztinker.store import runs
 from eztinker.store.database import Database
 from eztinker.store.jobs import StoredJob
 from eztinker.types.operations import CreateRun
+from eztinker.types.principal import LOCAL_OWNER, Principal
 from eztinker.types.records import JobRecord, RunRecord
 from eztinker.types.training import LoRAConfig, LossSpec, Quantization
 
 DELETE_TIMEOUT_S = 30.0
 
 
-class Runs:
+class Runs(View):
     """Runs of a server."""
 
     def __init__(
@@ -47,6 +50,13 @@ class Runs:
         self._engine = engine
         self._base_models = base_models
         self._jobs = jobs
+
+    def seen_by(self, principal: Principal) -> Self:
+        """As in ``View``, with everything it asks on the principal's behalf."""
+        view = super().seen_by(principal)
+        view._base_models = self._base_models.seen_by(principal)
+        view._jobs = self._jobs.seen_by(principal)
+        return view
 
     async def create(
         self,
@@ -115,6 +125,7 @@ class Runs:
             name_field="loss_config.loss_type",
             config_field="loss_config",
         )
+        await self._jobs.need_source(operation)
         run = RunRecord(
             run_id=run_id,
             base_model=base_model,
@@ -125,6 +136,7 @@ class Runs:
             status="creating",
             created_at_s=time.time(),
             user_metadata=user_metadata or {},
+            owner=self.principal.owner,
         )
         request = operation_log.Request(
             job_id=new_job_id(),
@@ -135,6 +147,7 @@ class Runs:
             idempotency_key=idempotency_key,
             digest=request_digest,
             seq=seq,
+            owner=run.owner,
         )
         job = await self._log_creation(run, request)
         return await self._jobs.get(job.job_id)
@@ -145,15 +158,19 @@ class Runs:
         Raises:
             NotFoundError: code ``run_not_found``.
         """
-        return await self._database.read(lambda connection: runs.get_run(connection, run_id))
+        run = await self._database.read(lambda connection: runs.get_run(connection, run_id))
+        if not self.principal.sees(run.owner):
+            raise runs.not_found(run_id)
+        return run
 
     async def list(
         self, *, limit: int, offset: int, base_model: str | None
     ) -> tuple[list[RunRecord], int]:
-        """One page of runs, newest first, and how many there are in all."""
+        """One page of the runs in sight, newest first, and how many there are in all."""
+        owner = self.principal.owner_in_sight
         return await self._database.read(
             lambda connection: runs.list_runs(
-                connection, limit=limit, offset=offset, base_model=base_model
+                connection, limit=limit, offset=offset, base_model=base_model, owner=owner
             )
         )
 
@@ -180,24 +197,35 @@ class Runs:
         await self._engine.forget_run(run_id)
 
     async def _log_creation(self, run: RunRecord, request: operation_log.Request) -> StoredJob:
-        max_runs = self._config.limits.max_runs
+        scope = idempotency_scope(None, run.owner)
 
         def write(connection: sa.Connection) -> operation_log.Appended:
-            known = operation_log.find(connection, request, scope="")
+            known = operation_log.find(connection, request, scope=scope)
             if known is not None:
                 return operation_log.Appended(known, is_new=False)
-            if runs.count_runs(connection) >= max_runs:
-                raise TooLargeError(
-                    f"The server holds {max_runs} runs (limits.max_runs). Delete one first.",
-                    code="too_many_runs",
-                )
+            self._refuse_too_many(connection, run.owner)
             runs.insert_run(connection, run)
-            return operation_log.append(connection, request, scope="")
+            return operation_log.append(connection, request, scope=scope)
 
         appended = await self._database.write(write)
         if appended.is_new:
             self._engine.submit(appended)
         return appended.job
+
+    def _refuse_too_many(self, connection: sa.Connection, owner: str) -> None:
+        limits = self._config.limits
+        if runs.count_runs(connection) >= limits.max_runs:
+            raise TooLargeError(
+                f"The server holds {limits.max_runs} runs (limits.max_runs). Delete one first.",
+                code="too_many_runs",
+            )
+        if owner == LOCAL_OWNER:
+            return
+        if runs.count_runs(connection, owner) >= limits.max_runs_per_owner:
+            raise TooLargeError(
+                f"{owner} holds {limits.max_runs_per_owner} runs (limits.max_runs_per_owner). Delete one first.",
+                code="too_many_runs",
+            )
 
     async def _wait_for(self, job_id: str) -> RunRecord:
         record = await self._jobs.wait(job_id, timeout_s=math.inf)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 
 from eztinker.service.sessions import sampler_id_of
+from eztinker.service.view import View
 from eztinker.store import sessions
 from eztinker.store.database import Database
 from eztinker.types.records import SamplerRecord
 from eztinker.types.sampling import WeightsRef
 
 
-class Samplers:
+class Samplers(View):
     """Samplers of a server."""
 
     def __init__(self, database: Database) -> None:
@@ -36,6 +37,7 @@ class Samplers:
             created_at_s=time.time(),
             run_id=weights.run_id,
             checkpoint=weights.checkpoint,
+            owner=self.principal.owner,
         )
         await self._database.write(lambda connection: sessions.put_sampler(connection, sampler))
         return sampler
@@ -50,4 +52,7 @@ class Samplers:
             self._known[sampler_id] = await self._database.read(
                 lambda connection: sessions.get_sampler(connection, sampler_id)
             )
-        return self._known[sampler_id]
+        sampler = self._known[sampler_id]
+        if not self.principal.sees(sampler.owner):
+            raise sessions.sampler_not_found(sampler_id)
+        return sampler

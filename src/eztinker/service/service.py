@@ -7,22 +7,26 @@ application as ``app.state.service``.
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from eztinker.config import ServerConfig
 from eztinker.engine.executors.base import Executor
 from eztinker.engine.run_manager import RunManager
 from eztinker.errors import EZTinkerError
+from eztinker.service.accounts import Accounts
 from eztinker.service.base_models import BaseModels
 from eztinker.service.checkpoints import Checkpoints
 from eztinker.service.jobs import Jobs
 from eztinker.service.runs import Runs
 from eztinker.service.samplers import Samplers
 from eztinker.service.sessions import Sessions
+from eztinker.service.view import View
 from eztinker.store.database import Database
+from eztinker.types.principal import LOCAL, Principal
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +41,11 @@ class Service:
         config: its settings.
         base_models, runs, jobs, checkpoints: what can be asked for.
         sessions, samplers: what clients of the Tinker protocol name besides.
+        accounts: who may ask.
+        principal: for whom it is; see ``seen_by``.
     """
+
+    principal: Principal = LOCAL
 
     def __init__(self, config: ServerConfig, make_executor: Callable[[], Executor]) -> None:
         self.config = config
@@ -51,6 +59,7 @@ class Service:
         self.checkpoints = Checkpoints(config, self._database)
         self.sessions = Sessions(self._database)
         self.samplers = Samplers(self._database)
+        self.accounts = Accounts(config, self._database)
         self._started_at_s = time.monotonic()
         self._background: list[asyncio.Task[None]] = []
 
@@ -61,10 +70,18 @@ class Service:
             ConflictError: another server uses the state folder.
             StorageError: the state folder cannot be read.
             NotFoundError: a model that should be loaded at start does not exist.
+            UserError: code ``no_key``, other machines could ask without a key.
         """
         for name in self.config.models:
             await self.base_models.resolve(name)
         await asyncio.to_thread(self._database.open)
+        try:
+            await self.accounts.load()
+        except BaseException:
+            await asyncio.to_thread(self._database.close)
+            raise
+        for warning in self.accounts.warnings:
+            log.warning(warning)
         await self._engine.start()
         self._background = [
             asyncio.create_task(self._preload(name), name=f"preload-{name}")
@@ -79,9 +96,23 @@ class Service:
         await self._engine.stop()
         await asyncio.to_thread(self._database.close)
 
+    def seen_by(self, principal: Principal) -> Self:
+        """The service as one principal sees it: what belongs to others does not exist there."""
+        if principal == self.principal:
+            return self
+        view = copy.copy(self)
+        view.principal = principal
+        for name, resource in vars(self).items():
+            if isinstance(resource, View):
+                setattr(view, name, resource.seen_by(principal))
+        return view
+
     def health(self) -> dict[str, Any]:
-        """Facts for ``/health``; never waits."""
+        """Facts for ``/health``, as far as the principal may know them; never waits."""
+        if not self.principal.scopes:
+            return {"engine": self._engine.health()["engine"]}
         return {
+            "warnings": self.accounts.warnings,
             **self._engine.health(),
             "loaded_models": [model.base_model for model in self._engine.loaded_models],
             "uptime_s": round(time.monotonic() - self._started_at_s, 3),

@@ -9,18 +9,19 @@ from __future__ import annotations
 import time
 import uuid
 
+from eztinker.service.view import View
 from eztinker.store import sessions
 from eztinker.store.database import Database
 from eztinker.types.records import SessionRecord
 
 
-class Sessions:
+class Sessions(View):
     """Sessions of a server."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         # A heartbeat comes every ten seconds from every client: it shall not read the disk.
-        self._seen: set[str] = set()
+        self._owner_of_seen: dict[str, str] = {}
 
     async def create(
         self,
@@ -38,9 +39,10 @@ class Sessions:
             user_metadata=user_metadata,
             display_name=display_name,
             project_id=project_id,
+            owner=self.principal.owner,
         )
         await self._database.write(lambda connection: sessions.insert_session(connection, session))
-        self._seen.add(session.session_id)
+        self._owner_of_seen[session.session_id] = session.owner
         return session
 
     async def get(self, session_id: str) -> SessionRecord:
@@ -49,9 +51,12 @@ class Sessions:
         Raises:
             NotFoundError: code ``session_not_found``.
         """
-        return await self._database.read(
+        session = await self._database.read(
             lambda connection: sessions.get_session(connection, session_id)
         )
+        if not self.principal.sees(session.owner):
+            raise sessions.session_not_found(session_id)
+        return session
 
     async def need(self, session_id: str) -> None:
         """Return if there is such a session.
@@ -59,13 +64,16 @@ class Sessions:
         Raises:
             NotFoundError: code ``session_not_found``.
         """
-        if session_id not in self._seen:
-            await self.get(session_id)
-            self._seen.add(session_id)
+        owner = self._owner_of_seen.get(session_id)
+        if owner is None or not self.principal.sees(owner):
+            session = await self.get(session_id)
+            self._owner_of_seen[session_id] = session.owner
 
     async def list(self) -> list[SessionRecord]:
-        """All sessions, newest first."""
-        return await self._database.read(sessions.list_sessions)
+        """All sessions in sight, newest first."""
+        return await self._database.read(
+            lambda connection: sessions.list_sessions(connection, self.principal.owner_in_sight)
+        )
 
     async def finish(self, session_id: str, status: str) -> None:
         """Note how a client says its session ended; its runs and samplers stay.
@@ -73,6 +81,7 @@ class Sessions:
         Raises:
             NotFoundError: code ``session_not_found``.
         """
+        await self.need(session_id)
         await self._database.write(
             lambda connection: sessions.update_session(connection, session_id, status=status)
         )
@@ -83,6 +92,7 @@ class Sessions:
         Raises:
             NotFoundError: code ``session_not_found``.
         """
+        await self.need(session_id)
         await self._database.write(
             lambda connection: sessions.update_session(
                 connection, session_id, project_id=project_id
@@ -90,7 +100,12 @@ class Sessions:
         )
 
     async def contents(self, session_id: str) -> tuple[list[str], list[str]]:
-        """Ids of a session's runs and of its samplers, oldest first."""
+        """Ids of a session's runs and of its samplers, oldest first.
+
+        Raises:
+            NotFoundError: code ``session_not_found``.
+        """
+        await self.need(session_id)
         return await self._database.read(
             lambda connection: (
                 sessions.list_run_ids(connection, run_prefix(session_id)),

@@ -10,7 +10,7 @@ import msgspec
 import sqlalchemy as sa
 
 from eztinker.errors import AlreadyExistsError, NotFoundError
-from eztinker.store.tables import checkpoints
+from eztinker.store.tables import checkpoints, runs
 from eztinker.types.records import CheckpointRecord
 from eztinker.types.training import LoRAConfig
 
@@ -40,6 +40,7 @@ def put_checkpoint(
             expires_at_s=checkpoint.expires_at_s,
             is_public=checkpoint.is_public,
             user_metadata_json=msgspec.json.encode(checkpoint.user_metadata).decode(),
+            owner=checkpoint.owner,
         )
     )
 
@@ -55,15 +56,26 @@ def refuse_existing(connection: sa.Connection, run_id: str, name: str) -> None:
         )
 
 
-def get_checkpoint(connection: sa.Connection, run_id: str, name: str) -> CheckpointRecord:
+def get_checkpoint(
+    connection: sa.Connection,
+    run_id: str,
+    name: str,
+    *,
+    owner: str | None = None,
+    public_too: bool = False,
+) -> CheckpointRecord:
     """The checkpoint.
+
+    Args:
+        owner: the only one whose checkpoints exist for the one who asks; None for all.
+        public_too: those that others have published exist as well.
 
     Raises:
         NotFoundError: code ``checkpoint_not_found``; names those the run has.
     """
     row = connection.execute(sa.select(checkpoints).where(_is(run_id, name))).one_or_none()
-    if row is None:
-        names = [checkpoint.name for checkpoint in list_checkpoints(connection, run_id)]
+    if row is None or not (owner in (None, row.owner) or (public_too and row.is_public)):
+        names = [entry.name for entry in list_checkpoints(connection, run_id, owner)]
         held = f"It has: {', '.join(names[:10])}." if names else "It has none."
         raise NotFoundError(
             f"Run {run_id!r} has no checkpoint named {name!r}. {held}",
@@ -73,9 +85,25 @@ def get_checkpoint(connection: sa.Connection, run_id: str, name: str) -> Checkpo
     return _checkpoint(row)
 
 
-def list_checkpoints(connection: sa.Connection, run_id: str | None) -> list[CheckpointRecord]:
-    """Checkpoints of one run or of all, oldest first."""
+def need_in_sight(connection: sa.Connection, run_id: str, name: str, *, owner: str) -> None:
+    """Refuse a checkpoint that ``owner`` may not use; one that a run of theirs may yet save passes.
+
+    Raises:
+        NotFoundError: code ``checkpoint_not_found``.
+    """
+    exists = connection.scalar(sa.select(checkpoints.c.name).where(_is(run_id, name)))
+    run_owner = connection.scalar(sa.select(runs.c.owner).where(runs.c.run_id == run_id))
+    if exists is not None or run_owner != owner:
+        get_checkpoint(connection, run_id, name, owner=owner, public_too=True)
+
+
+def list_checkpoints(
+    connection: sa.Connection, run_id: str | None, owner: str | None = None
+) -> list[CheckpointRecord]:
+    """Checkpoints of one run or of all, of one owner or of all; oldest first."""
     query = sa.select(checkpoints)
+    if owner is not None:
+        query = query.where(checkpoints.c.owner == owner)
     if run_id is not None:
         query = query.where(checkpoints.c.run_id == run_id)
     rows = connection.execute(query.order_by(checkpoints.c.created_at_s, checkpoints.c.name))
@@ -88,26 +116,32 @@ def set_folder(connection: sa.Connection, run_id: str, name: str, folder: str) -
 
 
 def set_expiry(
-    connection: sa.Connection, run_id: str, name: str, expires_at_s: float | None
+    connection: sa.Connection,
+    run_id: str,
+    name: str,
+    expires_at_s: float | None,
+    owner: str | None = None,
 ) -> None:
     """Change when a checkpoint is deleted.
 
     Raises:
         NotFoundError: code ``checkpoint_not_found``.
     """
-    get_checkpoint(connection, run_id, name)
+    get_checkpoint(connection, run_id, name, owner=owner)
     connection.execute(
         checkpoints.update().where(_is(run_id, name)).values(expires_at_s=expires_at_s)
     )
 
 
-def set_public(connection: sa.Connection, run_id: str, name: str, is_public: bool) -> None:
+def set_public(
+    connection: sa.Connection, run_id: str, name: str, is_public: bool, owner: str | None = None
+) -> None:
     """Mark a checkpoint as published, or not.
 
     Raises:
         NotFoundError: code ``checkpoint_not_found``.
     """
-    get_checkpoint(connection, run_id, name)
+    get_checkpoint(connection, run_id, name, owner=owner)
     connection.execute(checkpoints.update().where(_is(run_id, name)).values(is_public=is_public))
 
 
@@ -117,13 +151,15 @@ def list_expired(connection: sa.Connection, now_s: float) -> list[CheckpointReco
     return [_checkpoint(row) for row in connection.execute(query)]
 
 
-def delete_checkpoint(connection: sa.Connection, run_id: str, name: str) -> CheckpointRecord:
+def delete_checkpoint(
+    connection: sa.Connection, run_id: str, name: str, owner: str | None = None
+) -> CheckpointRecord:
     """Forget a checkpoint; returns it so that its files can follow.
 
     Raises:
         NotFoundError: code ``checkpoint_not_found``.
     """
-    checkpoint = get_checkpoint(connection, run_id, name)
+    checkpoint = get_checkpoint(connection, run_id, name, owner=owner)
     connection.execute(checkpoints.delete().where(_is(run_id, name)))
     return checkpoint
 
@@ -146,4 +182,5 @@ def _checkpoint(row: sa.Row) -> CheckpointRecord:
         expires_at_s=row.expires_at_s,
         is_public=row.is_public,
         user_metadata=msgspec.json.decode(row.user_metadata_json),
+        owner=row.owner,
     )

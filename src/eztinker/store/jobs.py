@@ -17,6 +17,7 @@ from eztinker.store.tables import jobs
 from eztinker.types import codec
 from eztinker.types.messages import ErrorInfo, PassPlan
 from eztinker.types.operations import OPERATION_TYPES, RESULT_TYPES, STATE_KINDS, Operation, Result
+from eztinker.types.principal import LOCAL_OWNER
 from eztinker.types.records import JobRecord
 
 
@@ -39,6 +40,7 @@ class StoredJob:
     plan: PassPlan | None
     num_deaths: int
     compute_s: float
+    owner: str = LOCAL_OWNER
 
     def operation(self) -> Operation:
         """The operation; only while its payload is kept."""
@@ -63,6 +65,7 @@ class StoredJob:
             finished_at_s=self.finished_at_s,
             result=self.decoded_result(),
             error=self.error,
+            owner=self.owner,
         )
 
 
@@ -74,22 +77,35 @@ def get_job(connection: sa.Connection, job_id: str) -> StoredJob:
     """
     row = connection.execute(sa.select(jobs).where(jobs.c.job_id == job_id)).one_or_none()
     if row is None:
-        raise NotFoundError(
-            f"There is no job {job_id!r}. GET /v1/jobs (or `eztinker jobs list`) lists them.",
-            code="job_not_found",
-            field="job_id",
-        )
+        raise not_found(job_id)
     return stored_job(row)
 
 
+def not_found(job_id: str) -> NotFoundError:
+    """What is said of a job that does not exist, or not for the one who asks."""
+    return NotFoundError(
+        f"There is no job {job_id!r}. GET /v1/jobs (or `eztinker jobs list`) lists them.",
+        code="job_not_found",
+        field="job_id",
+    )
+
+
 def list_jobs(
-    connection: sa.Connection, *, run_id: str | None, status: str | None, limit: int, offset: int
+    connection: sa.Connection,
+    *,
+    run_id: str | None,
+    status: str | None,
+    limit: int,
+    offset: int,
+    owner: str | None = None,
 ) -> tuple[list[StoredJob], int]:
-    """One page of jobs, newest first, and how many there are in all.
+    """One page of jobs, of one owner or of all, newest first, and how many there are in all.
 
     ``status`` ``running`` is not known here: a running job is a queued one that the engine has taken.
     """
     query = sa.select(jobs)
+    if owner is not None:
+        query = query.where(jobs.c.owner == owner)
     if run_id is not None:
         query = query.where(jobs.c.run_id == run_id)
     if status is not None:
@@ -152,4 +168,5 @@ def stored_job(row: Any) -> StoredJob:
         plan=codec.decode(row.plan, PassPlan) if row.plan else None,
         num_deaths=row.num_deaths,
         compute_s=row.compute_s,
+        owner=row.owner,
     )

@@ -22,6 +22,7 @@ from eztinker.store.tables import jobs, runs
 from eztinker.types import codec
 from eztinker.types.messages import ErrorInfo, PassPlan
 from eztinker.types.operations import Operation, kind_of
+from eztinker.types.principal import LOCAL_OWNER
 
 # Statements of every request, made once: making them would cost more than SQLite does.
 _SAME_KEY = sa.select(jobs).where(
@@ -47,6 +48,7 @@ _EMPTY_ROW: dict[str, Any] = {column.name: None for column in jobs.c if column.n
     "num_deaths": 0,
     "compute_s": 0.0,
     "request_digest": "",
+    "owner": LOCAL_OWNER,
 }
 _INSERT = jobs.insert().values({name: sa.bindparam(name) for name in _EMPTY_ROW})
 _FINISH = (
@@ -82,6 +84,7 @@ class Request:
         digest: of the request's body; the same key or number with another digest is refused.
         seq: the caller's number for it; None takes the run's next one. Numbers may arrive in any
             order; each is used once.
+        owner: whose job it becomes.
     """
 
     job_id: str
@@ -92,6 +95,7 @@ class Request:
     idempotency_key: str | None = None
     digest: str = ""
     seq: int | None = None
+    owner: str = LOCAL_OWNER
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,7 @@ class Refusal:
         job_id: id to use; another is made should it be taken.
         kind: of the operation that was asked for.
         digest: of the request's body, as in ``Request``.
+        owner: whose job it becomes.
     """
 
     job_id: str
@@ -110,6 +115,7 @@ class Refusal:
     kind: str
     error: ErrorInfo
     digest: str
+    owner: str = LOCAL_OWNER
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +159,7 @@ def append(connection: sa.Connection, request: Request, *, scope: str) -> Append
         "idempotency_scope": scope if request.idempotency_key else None,
         "idempotency_key": request.idempotency_key,
         "request_digest": request.digest,
+        "owner": request.owner,
     }
     job = _insert(connection, values)
     if run_id is not None:
@@ -188,6 +195,7 @@ def append_refused(
         "finished_at_s": at_s,
         "error_json": msgspec.json.encode(refusal.error).decode(),
         "request_digest": refusal.digest,
+        "owner": refusal.owner,
     }
     job = _insert(connection, values)
     return job, _advance(connection, refusal.run_id, next_seq)

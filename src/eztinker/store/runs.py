@@ -9,7 +9,7 @@ import msgspec
 import sqlalchemy as sa
 
 from eztinker.errors import AlreadyExistsError, NotFoundError
-from eztinker.store.tables import jobs, runs, snapshots
+from eztinker.store.tables import checkpoints, jobs, runs, snapshots
 from eztinker.types.operations import RunCreated
 from eztinker.types.records import RunRecord, SnapshotRecord
 from eztinker.types.training import LoRAConfig, LossSpec
@@ -19,9 +19,13 @@ def insert_run(connection: sa.Connection, run: RunRecord) -> None:
     """Store a new run; its operation 0 is the creation itself.
 
     Raises:
-        AlreadyExistsError: a run of this id exists.
+        AlreadyExistsError: a run of this id exists, or another owner holds checkpoints under it.
     """
-    if connection.scalar(sa.select(runs.c.run_id).where(runs.c.run_id == run.run_id)) is not None:
+    taken = connection.scalar(sa.select(runs.c.run_id).where(runs.c.run_id == run.run_id))
+    foreign = (checkpoints.c.run_id == run.run_id) & (checkpoints.c.owner != run.owner)
+    if taken is None:
+        taken = connection.scalar(sa.select(checkpoints.c.run_id).where(foreign).limit(1))
+    if taken is not None:
         raise AlreadyExistsError(
             f"A run named {run.run_id!r} exists. Choose another run_id, or delete that run first.",
             code="run_exists",
@@ -41,6 +45,7 @@ def insert_run(connection: sa.Connection, run: RunRecord) -> None:
             next_seq=0,
             facts_json="{}",
             user_metadata_json=_to_json(run.user_metadata),
+            owner=run.owner,
         )
     )
 
@@ -53,19 +58,31 @@ def get_run(connection: sa.Connection, run_id: str) -> RunRecord:
     """
     row = connection.execute(sa.select(runs).where(runs.c.run_id == run_id)).one_or_none()
     if row is None:
-        raise NotFoundError(
-            f"There is no run {run_id!r}. GET /v1/runs (or `eztinker list-runs`) lists them.",
-            code="run_not_found",
-            field="run_id",
-        )
+        raise not_found(run_id)
     return _run(row)
 
 
+def not_found(run_id: str) -> NotFoundError:
+    """What is said of a run that does not exist, or not for the one who asks."""
+    return NotFoundError(
+        f"There is no run {run_id!r}. GET /v1/runs (or `eztinker list-runs`) lists them.",
+        code="run_not_found",
+        field="run_id",
+    )
+
+
 def list_runs(
-    connection: sa.Connection, *, limit: int, offset: int, base_model: str | None
+    connection: sa.Connection,
+    *,
+    limit: int,
+    offset: int,
+    base_model: str | None,
+    owner: str | None = None,
 ) -> tuple[list[RunRecord], int]:
-    """One page of runs, newest first, and how many there are in all."""
+    """One page of runs, of one owner or of all, newest first, and how many there are in all."""
     query = sa.select(runs)
+    if owner is not None:
+        query = query.where(runs.c.owner == owner)
     if base_model is not None:
         query = query.where(runs.c.base_model == base_model)
     total = connection.scalar(sa.select(sa.func.count()).select_from(query.subquery()))
@@ -73,9 +90,12 @@ def list_runs(
     return [_run(row) for row in connection.execute(page)], total or 0
 
 
-def count_runs(connection: sa.Connection) -> int:
-    """How many runs there are."""
-    return connection.scalar(sa.select(sa.func.count()).select_from(runs)) or 0
+def count_runs(connection: sa.Connection, owner: str | None = None) -> int:
+    """How many runs there are, of one owner or of all."""
+    query = sa.select(sa.func.count()).select_from(runs)
+    if owner is not None:
+        query = query.where(runs.c.owner == owner)
+    return connection.scalar(query) or 0
 
 
 def complete_creation(connection: sa.Connection, created: RunCreated) -> None:
@@ -173,4 +193,5 @@ def _run(row: sa.Row) -> RunRecord:
         target_modules=facts.get("target_modules", []),
         user_metadata=msgspec.json.decode(row.user_metadata_json),
         from_checkpoint=facts.get("source_name") is not None,
+        owner=row.owner,
     )

@@ -24,6 +24,7 @@ def insert_session(connection: sa.Connection, session: SessionRecord) -> None:
             display_name=session.display_name,
             project_id=session.project_id,
             status=session.status,
+            owner=session.owner,
         )
     )
 
@@ -38,17 +39,24 @@ def get_session(connection: sa.Connection, session_id: str) -> SessionRecord:
         sa.select(sessions).where(sessions.c.session_id == session_id)
     ).one_or_none()
     if row is None:
-        raise NotFoundError(
-            f"There is no session {session_id!r} on this server. Make a new ServiceClient.",
-            code="session_not_found",
-            field="session_id",
-        )
+        raise session_not_found(session_id)
     return _session(row)
 
 
-def list_sessions(connection: sa.Connection) -> list[SessionRecord]:
-    """All sessions, newest first."""
+def session_not_found(session_id: str) -> NotFoundError:
+    """What is said of a session that does not exist, or not for the one who asks."""
+    return NotFoundError(
+        f"There is no session {session_id!r} on this server. Make a new ServiceClient.",
+        code="session_not_found",
+        field="session_id",
+    )
+
+
+def list_sessions(connection: sa.Connection, owner: str | None = None) -> list[SessionRecord]:
+    """Sessions of one owner or of all, newest first."""
     query = sa.select(sessions).order_by(sessions.c.created_at_s.desc(), sessions.c.session_id)
+    if owner is not None:
+        query = query.where(sessions.c.owner == owner)
     return [_session(row) for row in connection.execute(query)]
 
 
@@ -108,12 +116,17 @@ def get_sampler(connection: sa.Connection, sampler_id: str) -> SamplerRecord:
     """
     sampler = _find_sampler(connection, sampler_id)
     if sampler is None:
-        raise NotFoundError(
-            f"There is no sampling session {sampler_id!r} on this server. Make a new sampling client.",
-            code="sampler_not_found",
-            field="sampling_session_id",
-        )
+        raise sampler_not_found(sampler_id)
     return sampler
+
+
+def sampler_not_found(sampler_id: str) -> NotFoundError:
+    """What is said of a sampler that does not exist, or not for the one who asks."""
+    return NotFoundError(
+        f"There is no sampling session {sampler_id!r} on this server. Make a new sampling client.",
+        code="sampler_not_found",
+        field="sampling_session_id",
+    )
 
 
 def list_sampler_ids(connection: sa.Connection, session_id: str) -> list[str]:
@@ -138,4 +151,5 @@ def _session(row: sa.Row) -> SessionRecord:
         display_name=row.display_name,
         project_id=row.project_id,
         status=row.status,
+        owner=row.owner,
     )

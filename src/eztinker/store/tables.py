@@ -1,4 +1,4 @@
-"""The schema: the log, what has been made from it, and the Tinker wire's sessions and samplers.
+"""The schema: the log, what has been made from it, the Tinker wire's sessions and samplers, and keys.
 
 Columns only; queries stand in the file named after the table. Times are seconds since the epoch,
 ``*_json`` columns readable text, payloads and results MessagePack (``types/codec.py``). Changes come
@@ -36,6 +36,7 @@ runs = Table(
     Column("next_seq", Integer, nullable=False),
     Column("facts_json", Text, nullable=False, default="{}"),
     Column("user_metadata_json", Text, nullable=False, default="{}"),
+    Column("owner", Text, nullable=False, server_default="local"),
 )
 
 jobs = Table(
@@ -61,12 +62,14 @@ jobs = Table(
     Column("idempotency_scope", Text, nullable=True),
     Column("idempotency_key", Text, nullable=True),
     Column("request_digest", Text, nullable=False, default=""),
+    Column("owner", Text, nullable=False, server_default="local"),
     UniqueConstraint("run_id", "seq", name="uq_jobs_run_seq"),
     UniqueConstraint("idempotency_scope", "idempotency_key", name="uq_jobs_idempotency"),
     sqlite_autoincrement=True,
 )
 Index("ix_jobs_status", jobs.c.status)
 Index("ix_jobs_run", jobs.c.run_id, jobs.c.number)
+Index("ix_jobs_owner", jobs.c.owner, jobs.c.number)
 
 snapshots = Table(
     "snapshots",
@@ -96,6 +99,7 @@ checkpoints = Table(
     Column("expires_at_s", Float, nullable=True),
     Column("is_public", Boolean, nullable=False, server_default="0"),
     Column("user_metadata_json", Text, nullable=False, server_default="{}"),
+    Column("owner", Text, nullable=False, server_default="local"),
 )
 
 sessions = Table(
@@ -108,6 +112,7 @@ sessions = Table(
     Column("display_name", Text, nullable=True),
     Column("project_id", Text, nullable=True),
     Column("status", Text, nullable=False),
+    Column("owner", Text, nullable=False, server_default="local"),
 )
 
 samplers = Table(
@@ -120,5 +125,20 @@ samplers = Table(
     # No foreign keys: a sampler says by itself when its checkpoint is gone.
     Column("run_id", Text, nullable=True),
     Column("checkpoint", Text, nullable=True),
+    Column("owner", Text, nullable=False, server_default="local"),
 )
 Index("ix_samplers_session", samplers.c.session_id)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("key_id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("scopes", Text, nullable=False),
+    # Of a random text of 256 bits: nothing slower than sha256 is needed to protect it.
+    Column("digest", Text, nullable=False),
+    Column("created_at_s", Float, nullable=False),
+    Column("expires_at_s", Float, nullable=True),
+    Column("revoked_at_s", Float, nullable=True),
+)

@@ -10,6 +10,7 @@ from typing import Literal
 
 from eztinker.types.messages import ErrorInfo
 from eztinker.types.operations import Result
+from eztinker.types.principal import LOCAL_OWNER, Scope
 from eztinker.types.training import LoRAConfig, LossSpec, Quantization
 
 JobStatus = Literal["queued", "running", "completed", "failed", "cancelled"]
@@ -26,6 +27,7 @@ class RunRecord:
         step: optimizer steps done and committed.
         user_metadata: the creator's own strings.
         from_checkpoint: it began with a checkpoint's weights and not with those of its seed.
+        owner: whose it is.
     """
 
     run_id: str
@@ -42,6 +44,7 @@ class RunRecord:
     target_modules: list[str] = field(default_factory=list)
     user_metadata: dict[str, str] = field(default_factory=dict)
     from_checkpoint: bool = False
+    owner: str = LOCAL_OWNER
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +56,7 @@ class JobRecord:
         seq: number of the operation in its run; None for operations outside the order (sampling).
         queue_position: jobs ahead of it, 0 is next; None unless queued.
         wait_reason: why it is not running yet, in words; None unless queued.
+        owner: whose it is: of a run's job, the run's owner.
     """
 
     job_id: str
@@ -67,6 +71,7 @@ class JobRecord:
     error: ErrorInfo | None = None
     queue_position: int | None = None
     wait_reason: str | None = None
+    owner: str = LOCAL_OWNER
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,7 @@ class CheckpointRecord:
         expires_at_s: when it is deleted; None for never.
         is_public: marked as published by its owner.
         user_metadata: the owner's own strings.
+        owner: whose it is.
     """
 
     run_id: str
@@ -93,6 +99,7 @@ class CheckpointRecord:
     expires_at_s: float | None = None
     is_public: bool = False
     user_metadata: dict[str, str] = field(default_factory=dict)
+    owner: str = LOCAL_OWNER
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +109,7 @@ class SessionRecord:
     Attributes:
         tags, user_metadata, display_name, project_id: the client's own words.
         status: ``running`` until the client says how it ended.
+        owner: whose it is.
     """
 
     session_id: str
@@ -111,6 +119,7 @@ class SessionRecord:
     display_name: str | None = None
     project_id: str | None = None
     status: str = "running"
+    owner: str = LOCAL_OWNER
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +129,7 @@ class SamplerRecord:
     Attributes:
         session_id: the session it was made in.
         run_id, checkpoint: whose adapter; both None for the bare base model.
+        owner: whose it is.
     """
 
     sampler_id: str
@@ -128,6 +138,31 @@ class SamplerRecord:
     created_at_s: float
     run_id: str | None = None
     checkpoint: str | None = None
+    owner: str = LOCAL_OWNER
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """A key as it is remembered: never the key itself.
+
+    Attributes:
+        key_id: the part of the key that may be shown.
+        name: what it is for, in its maker's words.
+        owner: whose things it reaches.
+        scopes: what it allows; see ``types/principal.py``.
+        digest: sha256 of the whole key, in hex.
+        expires_at_s: when it stops working by itself; None for never.
+        revoked_at_s: when it was taken back; None while it holds.
+    """
+
+    key_id: str
+    name: str
+    owner: str
+    scopes: tuple[Scope, ...]
+    digest: str
+    created_at_s: float
+    expires_at_s: float | None = None
+    revoked_at_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

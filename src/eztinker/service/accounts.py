@@ -227,7 +227,9 @@ class AccountsFile:
 
     def __init__(self, state_dir: Path) -> None:
         self._database = Database(state_dir)
-        self._accounts = Accounts(ServerConfig.model_validate({"state_dir": state_dir}), self._database)
+        self._accounts = Accounts(
+            ServerConfig.model_validate({"state_dir": state_dir}), self._database
+        )
 
     async def __aenter__(self) -> Accounts:
         self._database.open()

@@ -1,4 +1,4 @@
-"""How long the long forms are: ``--kills N``, ``--failpoints N`` (0: all of them)."""
+"""How long the long forms are: ``--kills N``, ``--cuts N``, ``--failpoints N`` (0: all of them)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=6, help="kills in tests/recovery")
     parser.addoption("--failpoints", type=int, default=2, help="places to die at; 0 walks all")
+    parser.addoption("--cuts", type=int, default=3, help="power cuts")
 
 
 @pytest.fixture
@@ -18,3 +19,8 @@ def num_kills(request: pytest.FixtureRequest) -> int:
 @pytest.fixture
 def num_failpoints(request: pytest.FixtureRequest) -> int:
     return request.config.getoption("--failpoints")
+
+
+@pytest.fixture
+def num_cuts(request: pytest.FixtureRequest) -> int:
+    return request.config.getoption("--cuts")

@@ -8,6 +8,7 @@ each once. ``--failpoints 0`` walks all places for N = 1, 2, … until one is no
 from __future__ import annotations
 
 import itertools
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -54,6 +55,7 @@ class Disturbed:
         nurse.start()
         try:
             with EZTinkerClient(self._server.url, timeout=120) as client:
+                client.health()  # a client that has heard of the server waits for its return
                 self.answers = play(client, self._begun)
                 health = client.health()
                 assert health["replay_differences"] == 0, self._server.log()
@@ -101,8 +103,10 @@ def test_a_death_at_any_place_is_not_seen(
     reached: dict[str, bool] = {}
     deaths: Counter[tuple[str, str]] = Counter()
     for name, number in _places(num_failpoints, reached):
-        disturbed = Disturbed(tmp_path / f"{name}-{number}", f"{name}:{number}")
+        folder = tmp_path / f"{name}-{number}"
+        disturbed = Disturbed(folder, f"{name}:{number}")
         assert disturbed.answers == undisturbed, f"{name}:{number}"
+        shutil.rmtree(folder)
         if disturbed.died_under is not None:
             reached[name] = True
             deaths[name, disturbed.died_under] += 1

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_DEATHS = 2
-"""Workers a job may take with it before it fails."""
+"""Workers a job may take with it before it fails, the last of them with no other job beside it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -220,6 +220,7 @@ class EngineLoop:
                 await self._wake.wait()
                 continue
             active = self.active[ticket.job_id]
+            active.ticket = ticket
             active.record = replace(active.record, status="running", started_at_s=time.time())
             execution = asyncio.create_task(self._execute(active))
             self._executions.add(execution)
@@ -241,10 +242,10 @@ class EngineLoop:
             await self._commit(active, outcome)
 
     async def _after_death(self, active: ActiveJob) -> None:
-        """Try again, unless the job was there when workers died before."""
+        """Try again, unless workers died before and the job was alone this time."""
         job_id = active.task.job.job_id
         if not active.task.handed_over:
-            self._requeue(active, suspect=active.ticket.suspect)
+            self._requeue(active)
             return
         active.task.handed_over = False
         num_deaths = active.task.job.num_deaths + 1
@@ -252,14 +253,15 @@ class EngineLoop:
         await self._database.write(lambda connection: operation_log.count_death(connection, job_id))
         if active.cancel_asked:
             await self._end(active, _cancelled())
-        elif num_deaths >= MAX_DEATHS:
+        elif num_deaths >= MAX_DEATHS and active.ticket.alone:
             message = f"The engine worker died {num_deaths} times while it ran this job."
             await self._end(active, EngineCrashError(f"{message} It will not be tried again."))
         else:
-            self._requeue(active, suspect=True)
+            self._requeue(active)
 
-    def _requeue(self, active: ActiveJob, *, suspect: bool) -> None:
-        active.ticket = replace(active.ticket, suspect=suspect)
+    def _requeue(self, active: ActiveJob) -> None:
+        num_deaths = active.task.job.num_deaths
+        active.ticket = replace(active.ticket, num_deaths=num_deaths, alone=False)
         active.record = replace(active.record, status="queued", started_at_s=None)
         self._scheduler.put_back(active.ticket)
         self._wake.set()
@@ -389,7 +391,7 @@ def _ticket(job: StoredJob, operation: Operation) -> Ticket:
         ordered=job.seq is not None,
         num_tokens=max(1, num_tokens),
         num_rows=num_rows,
-        suspect=job.num_deaths > 0,
+        num_deaths=job.num_deaths,
     )
 
 

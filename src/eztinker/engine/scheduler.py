@@ -3,13 +3,15 @@
 Operations of a run start in their order, one at a time; between runs deficit round-robin by tokens
 (Shreedhar & Varghese 1995), so that one run's long passes do not starve another's short ones.
 Sampling is outside that order and bounded by rows; its requests take turns by whose weights they use.
-A job that was running when a worker died is a suspect and runs alone. Called by ``loop.py``.
+A job that was running when a worker died is a suspect: a few run one by one, many in small groups
+first, and a group that dies with its worker one by one. Called by ``loop.py``.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 QUANTUM_TOKENS = 2048
 """What a run may spend in each turn of the round."""
@@ -19,6 +21,9 @@ MAX_RUNNING_ORDERED = 2
 
 MAX_RUNNING_ROWS = 256
 """Sequences being sampled at a time; the worker bounds their memory itself."""
+
+MAX_SUSPECTS_ONE_BY_ONE = 8
+"""More suspects than this are tried in groups of the square root of their number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +35,8 @@ class Ticket:
         ordered: takes part in the run's order.
         num_tokens: what it costs.
         num_rows: sequences it samples at once (1 for ordered jobs).
-        suspect: it was running when a worker died.
+        num_deaths: workers that died while it was running.
+        alone: started by itself, so that the next death is its own.
     """
 
     job_id: str
@@ -38,7 +44,13 @@ class Ticket:
     ordered: bool
     num_tokens: int = 1
     num_rows: int = 1
-    suspect: bool = False
+    num_deaths: int = 0
+    alone: bool = False
+
+    @property
+    def suspect(self) -> bool:
+        """Whether it may be what a worker died of."""
+        return self.num_deaths > 0
 
 
 class Scheduler:
@@ -97,11 +109,10 @@ class Scheduler:
 
     def next(self) -> Ticket | None:
         """Start a job that may start now, or return None."""
-        if any(ticket.suspect for ticket in self._running.values()):
-            return None
-        if self._suspects:
-            return None if self._running else self._start(next(iter(self._suspects.values())))
-        ticket = self._next_ordered() or self._next_free()
+        if self._suspects or any(ticket.suspect for ticket in self._running.values()):
+            ticket = self._next_suspect()
+        else:
+            ticket = self._next_ordered() or self._next_free()
         return self._start(ticket) if ticket else None
 
     def position(self, job_id: str) -> tuple[int, str] | None:
@@ -117,12 +128,37 @@ class Scheduler:
         if ahead:
             return f"{ahead} earlier job{'s' * (ahead > 1)} of {ticket.queue} must finish first"
         if self._suspects or any(other.suspect for other in self._running.values()):
-            return "a job that was running when the worker died is tried again alone first"
+            return "jobs that were running when the worker died are tried again first, apart"
         if ticket.ordered and self._is_busy(ticket.queue):
             return f"the operation before it of {ticket.queue} is running"
         if not ticket.ordered and self._running_rows() >= MAX_RUNNING_ROWS:
             return f"{self._running_rows()} sequences are being sampled; the engine is full"
         return "the engine is busy with other jobs"
+
+    def _next_suspect(self) -> Ticket | None:
+        """The next suspect, if it may run beside those that do."""
+        running = list(self._running.values())
+        if not self._suspects or not all(ticket.suspect for ticket in running):
+            return None
+        head = next(iter(self._suspects.values()))
+        group_size = self._group_size()
+        alone = group_size == 1 or head.num_deaths > 1
+        if not running:
+            return replace(head, alone=alone)
+        if alone or len(running) >= group_size or any(ticket.alone for ticket in running):
+            return None
+        return head if self._fits_beside(head, running) else None
+
+    def _group_size(self) -> int:
+        num_suspects = len(self._suspects) + sum(t.suspect for t in self._running.values())
+        return 1 if num_suspects <= MAX_SUSPECTS_ONE_BY_ONE else math.isqrt(num_suspects)
+
+    def _fits_beside(self, ticket: Ticket, running: list[Ticket]) -> bool:
+        if ticket.ordered:
+            num_ordered = sum(other.ordered for other in running)
+            return num_ordered < MAX_RUNNING_ORDERED and not self._is_busy(ticket.queue)
+        rows = self._running_rows()
+        return rows == 0 or rows + ticket.num_rows <= MAX_RUNNING_ROWS
 
     def _next_ordered(self) -> Ticket | None:
         if sum(ticket.ordered for ticket in self._running.values()) >= MAX_RUNNING_ORDERED:
@@ -153,7 +189,7 @@ class Scheduler:
         del self._waiting[ticket.job_id]
         self._suspects.pop(ticket.job_id, None)
         lanes = self._ordered if ticket.ordered else self._free
-        lanes[ticket.queue].remove(ticket)
+        lanes[ticket.queue].remove(replace(ticket, alone=False))
         self._drop_empty(lanes, ticket.queue)
         self._running[ticket.job_id] = ticket
         return ticket

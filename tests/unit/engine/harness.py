@@ -16,6 +16,7 @@ from eztinker.store import log, runs
 from eztinker.store.database import Database
 from eztinker.types.operations import CreateRun, Operation, OptimStep, Sample, TrainingPass
 from eztinker.types.records import BaseModelRecord, JobRecord, RunRecord
+from eztinker.types.sampling import SamplingParams, WeightsRef
 from eztinker.types.training import AdamParams, Datum, LoRAConfig, LossSpec
 from tests.unit.engine.fake_worker import World
 
@@ -88,3 +89,8 @@ def a_pass(*tokens: int) -> TrainingPass:
 
 def a_step(learning_rate: float = 0.5) -> OptimStep:
     return OptimStep(AdamParams(learning_rate))
+
+
+def a_sample(*prompt: int, num_samples: int = 1) -> Sample:
+    tokens = np.array(prompt, np.int32)
+    return Sample(WeightsRef("nano", "run_1"), tokens, SamplingParams(), num_samples)

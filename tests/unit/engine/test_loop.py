@@ -14,15 +14,13 @@ from eztinker.types import messages
 from eztinker.types.messages import ErrorInfo
 from eztinker.types.operations import (
     LoadCheckpoint,
-    Sample,
     SampleResult,
     SaveCheckpoint,
     StepResult,
 )
-from eztinker.types.sampling import SamplingParams, WeightsRef
 from eztinker.types.training import AdamParams
 from tests.unit.engine.fake_worker import FakeExecutor, World
-from tests.unit.engine.harness import Engine, a_pass, a_step, ended
+from tests.unit.engine.harness import Engine, a_pass, a_sample, a_step, ended
 
 
 async def train(engine: Engine, num_steps: int, *, start: int = 0) -> list[float]:
@@ -122,6 +120,37 @@ async def test_a_suspect_runs_alone(engine: Engine, world: World) -> None:
     for job in jobs:
         await ended(job)
     assert beside_poison == [1, 0]
+
+
+async def test_one_poison_among_many_is_found_in_groups(engine: Engine, world: World) -> None:
+    """A hundred samples and one that kills: three deaths, not a hundred turns one by one."""
+    await ended(await engine.create())
+    together: list[int] = []
+    arrived: list[int] = []
+    all_arrived, died = asyncio.Event(), asyncio.Event()
+
+    async def poison(command: messages.Command) -> None:
+        if not isinstance(command, messages.RunSample):
+            return
+        is_poison = int(command.operation.prompt_tokens[0]) == 13
+        if len(world.lives) == 1:  # all are in the first worker when it dies
+            arrived.append(1)
+            if len(arrived) == 100:
+                all_arrived.set()
+            await (all_arrived if is_poison else died).wait()
+        if is_poison:
+            together.append(engine.manager.health()["running_jobs"])
+            died.set()
+            raise WorkerDied("poison")
+
+    world.before = poison
+    jobs = [await engine.submit(a_sample(13 if i == 40 else 7)) for i in range(100)]
+    ends = [await ended(job) for job in jobs]
+    assert [i for i, end in enumerate(ends) if end.status == "failed"] == [40]
+    assert ends[40].error.code == "engine_crash"
+    assert together[0] == 100
+    assert 1 < together[1] <= 10
+    assert together[2:] == [1]
 
 
 async def test_restart_restores_runs_and_unfinished_jobs(tmp_path: Path, world: World) -> None:
@@ -279,7 +308,7 @@ async def test_failed_creation_leaves_no_run(engine: Engine, world: World) -> No
 async def test_samples_run_beside_training_and_name_their_step(engine: Engine) -> None:
     await ended(await engine.create())
     await train(engine, 2)
-    sample = Sample(WeightsRef("nano", "run_1"), a_pass(1).data[0].tokens_T, SamplingParams(), 3)
+    sample = a_sample(1, num_samples=3)
     result = (await engine.do(sample)).result
     assert isinstance(result, SampleResult)
     assert (result.step, len(result.sequences)) == (2, 3)

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from eztinker.engine.scheduler import (
     MAX_RUNNING_ORDERED,
     MAX_RUNNING_ROWS,
+    MAX_SUSPECTS_ONE_BY_ONE,
     QUANTUM_TOKENS,
     Scheduler,
     Ticket,
@@ -57,14 +58,21 @@ class SchedulerMachine(RuleBasedStateMachine):
     def start(self) -> None:
         suspect_runs = any(ticket.suspect for ticket in self.running)
         suspect_waits = any(ticket.suspect for ticket in self.all_waiting)
-        ticket = self.scheduler.next()
-        if ticket is None:
+        num_suspects = sum(ticket.suspect for ticket in (*self.all_waiting, *self.running))
+        started = self.scheduler.next()
+        if started is None:
             assert suspect_runs or (suspect_waits and self.running) or not self.could_start()
             return
-        assert not suspect_runs, "nothing starts beside a suspect"
-        assert not suspect_waits or (ticket.suspect and not self.running), (
-            "suspects go first, alone"
-        )
+        ticket = replace(started, alone=False)
+        assert not suspect_runs or ticket.suspect, "only suspects start beside a suspect"
+        assert not suspect_waits or ticket.suspect, "suspects go first"
+        if ticket.suspect:
+            assert all(other.suspect for other in self.running)
+            assert len(self.running) < max(1, num_suspects**0.5), "few at a time"
+            assert not self.running or num_suspects > MAX_SUSPECTS_ONE_BY_ONE
+            assert not self.running or ticket.num_deaths == 1, "twice unlucky: alone"
+            expected = num_suspects <= MAX_SUSPECTS_ONE_BY_ONE or ticket.num_deaths > 1
+            assert started.alone == expected
         lane = self.lane(ticket)
         assert ticket in lane
         if ticket.ordered:
@@ -111,7 +119,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         """Running jobs come back in whatever order their tasks notice, some later than others."""
         noticed = data.draw(st.lists(st.sampled_from(self.running), min_size=1, unique=True))
         for ticket in noticed:
-            back = replace(ticket, suspect=ticket.suspect or data.draw(st.booleans()))
+            back = replace(ticket, num_deaths=ticket.num_deaths + data.draw(st.booleans()))
             self.scheduler.put_back(back)
             self.lane(back).insert(0, back)
             self.running.remove(ticket)
@@ -132,7 +140,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         rows = [ticket.num_rows for ticket in self.running if not ticket.ordered]
         assert sum(rows) <= MAX_RUNNING_ROWS or len(rows) == 1
         if any(ticket.suspect for ticket in self.running):
-            assert len(self.running) == 1
+            assert all(ticket.suspect for ticket in self.running)
+            assert len(self.running) == 1 or all(t.num_deaths == 1 for t in self.running)
 
     @invariant()
     def positions_are_right(self) -> None:
@@ -293,8 +302,8 @@ def test_every_wait_has_a_reason_in_words() -> None:
     position = scheduler.position("more")
     assert position is not None
     assert "256 sequences" in position[1]
-    scheduler.add(Ticket("poison", "run_b", True, suspect=True))
+    scheduler.add(Ticket("poison", "run_b", True, num_deaths=1))
     position = scheduler.position("more")
     assert position is not None
-    assert "alone" in position[1]
+    assert "apart" in position[1]
     assert scheduler.position("unknown") is None

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -119,6 +120,39 @@ def test_a_log_is_followed(shell: Shell, running_server: EmbeddedServer):
         assert "save_checkpoint" in following.stdout.readline()
         following.send_signal(signal.SIGINT)
     assert following.returncode == 130
+
+
+def test_evaluation_counts_and_keeps_the_answers(shell: Shell, tmp_path: Path):
+    line = "eztinker eval --model nano --max-samples 6 --max-tokens 80"
+    figures = json.loads(shell(f"{line} --answers answers.jsonl --json").stdout)
+    rows = [json.loads(row) for row in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert len(rows) == figures["num_examples"] == 6
+    assert figures["accuracy"] == sum(row["is_correct"] for row in rows) / 6
+    assert figures["ci95"][0] <= figures["accuracy"] <= figures["ci95"][1]
+    assert "accuracy" in shell(line).stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "named"),
+    [
+        ("", 2, "--run-id"),
+        ("--model nano --run-id x", 2, "not both"),
+        ("--model nano --checkpoint one", 2, "--run-id"),
+        ("--run-id no_such_run", 4, "no_such_run"),
+        ("--model no_such_model", 4, "no_such_model"),
+        ("--model nano --dataset gsm9k", 4, "gsm8k"),
+        ("--model nano --num-samples 4", 2, "temperature"),
+        ("--model nano --pass-at 4", 2, "pass@k"),
+        ("--model nano --split dev", 2, "split"),
+    ],
+)
+def test_an_evaluation_that_makes_no_sense_is_refused(
+    line: str, code: int, named: str, shell: Shell
+):
+    done = shell(f"eztinker eval {line}")
+    assert (done.returncode, done.stdout) == (code, "")
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_chat_with_the_built_in_model(shell: Shell):

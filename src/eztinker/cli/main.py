@@ -18,6 +18,7 @@ from eztinker.cli import (
     data,
     demo,
     doctor,
+    evaluation,
     jobs,
     logs,
     recipe,
@@ -76,6 +77,7 @@ app.command(help=say("sample"))(sampling.sample)
 app.command(help=say("chat"))(chat.chat)
 app.command(help=say("save"))(checkpoints.save)
 app.command("checkpoints", help=say("checkpoints"))(checkpoints.list_checkpoints)
+app.command("eval", help=say("eval"))(evaluation.evaluate)
 app.command(help=say("logs"))(logs.logs)
 app.command(help=say("demo"))(demo.demo)
 app.command(help=say("recipe"))(recipe.recipe)

@@ -44,10 +44,10 @@ class Accuracy:
         return wilson_interval(self.num_correct, self.num_examples)
 
 
-def wilson_interval(num_correct: int, num_examples: int, z: float = Z_95) -> tuple[float, float]:
+def wilson_interval(num_correct: float, num_examples: int, z: float = Z_95) -> tuple[float, float]:
     """Score interval of a share (Wilson, 1927): inside [0, 1] and honest also near its ends.
 
-    With p = k / n: (p + z²/2n ± z·sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n).
+    ``num_correct`` may be a sum of shares. With p = k / n: (p + z²/2n ± z·sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n).
 
     Raises:
         InvalidRequestError: not 0 <= num_correct <= num_examples, or no examples.

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 from eztinker.errors import InvalidRequestError
+from eztinker.rl.evaluation import wilson_interval
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
@@ -31,15 +32,15 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     return 1.0 - math.comb(num_samples - num_correct, k) / math.comb(num_samples, k)
 
 
-def mean_with_interval(values: Sequence[float], z: float = 1.959964) -> tuple[float, float, float]:
-    """Mean over questions and its 95 % interval by the normal approximation, cut to 0 … 1.
+def mean_with_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean over questions of estimates from 0 to 1, such as pass@k, and a 95 % interval of it.
 
-    For shares of right answers use ``wilson_interval``; this is for means of estimates such as pass@k.
+    The interval is Wilson's with one trial per question. Numbers between 0 and 1 vary at most as much as
+    a coin of the same mean, so it is rather too wide than too narrow, and it is honest for one question
+    and where all agree.
     """
     if not values:
         raise InvalidRequestError("There is nothing to average.")
     count = len(values)
-    mean = sum(values) / count
-    variance = sum((value - mean) ** 2 for value in values) / max(1, count - 1)
-    half = z * math.sqrt(variance / count)
-    return mean, max(0.0, mean - half), min(1.0, mean + half)
+    total = math.fsum(values)
+    return (total / count, *wilson_interval(total, count))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from eztinker.errors import InvalidRequestError
 from eztinker.recipes.experiment.order import batch_of_step, is_due, stretches
-from eztinker.rl.pass_at_k import mean_with_interval, pass_at_k
+from eztinker.rl.pass_at_k import pass_at_k
 from eztinker.rl.schedule import SCHEDULES, Schedule
 
 
@@ -101,12 +101,3 @@ def test_pass_at_k_counts_all_choices():
             assert pass_at_k(n, c, k) == pytest.approx(sum(map(any, draws)) / len(draws))
     with pytest.raises(InvalidRequestError):
         pass_at_k(2, 1, 3)
-
-
-def test_interval_of_a_mean():
-    mean, low, high = mean_with_interval([0.0, 1.0, 1.0, 0.0])
-    assert mean == 0.5
-    assert (low, high) == pytest.approx(
-        (0.5 - 1.959964 * math.sqrt(1 / 12), 1.0), abs=1e-3
-    ) or high <= 1
-    assert mean_with_interval([1.0, 1.0]) == (1.0, 1.0, 1.0)

@@ -6,6 +6,7 @@ import pytest
 
 from eztinker.errors import InvalidRequestError
 from eztinker.rl.candidates import CandidateParams, examples_of
+from eztinker.rl.pass_at_k import mean_with_interval
 from eztinker.rl.scorecard import Answered, EvaluationParams, Scorecard, evaluate_examples
 from tests.unit.rl.fake_service import CharTokenizer, FakeClient, SumDataset
 
@@ -43,3 +44,13 @@ def test_nothing_to_evaluate_and_too_large_a_k_are_errors():
         evaluate_examples(None, "run", None, None, [], EvaluationParams())
     with pytest.raises(InvalidRequestError, match="at least k answers"):
         EvaluationParams(CandidateParams(2, 1.0), ks=(3,))
+
+
+def test_intervals_are_honest_for_few_questions_and_where_all_agree():
+    mean, low, high = mean_with_interval([0.25])
+    assert mean == 0.25
+    assert low < 0.1
+    assert high > 0.7
+    mean, low, high = mean_with_interval([1.0, 1.0, 1.0])
+    assert (mean, high) == (1.0, 1.0)
+    assert low < 0.5

@@ -9,8 +9,10 @@ from tests.unit.cli.conftest import Run
 from tests.unit.client import fake_service
 from tests.unit.client.fake_service import FakeService
 
-COMMANDS = "server version health status create list-runs delete sample chat save checkpoints eval logs demo recipe
-    doctor"
+COMMANDS = (
+    "server version health status create list-runs delete sample chat save checkpoints eval logs demo "
+    "recipe doctor"
+)
 GROUPS = {"jobs": "list show cancel", "config": "show check", "data": "inspect"}
 
 

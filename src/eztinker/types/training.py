@@ -14,6 +14,11 @@ import numpy as np
 Reduction = Literal["sum", "mean"]
 Quantization = Literal["none", "nf4", "int8"]
 
+MISSING_QLORA = (
+    "quantization: bitsandbytes is not installed where the server runs. Install it there with: "
+    'pip install "eztinker[qlora]", or leave quantization out.'
+)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Datum:

@@ -18,6 +18,7 @@ from eztinker.engine.worker.decoder import LeanDecoder, obstacle
 from eztinker.engine.worker.decoder_base import Decoder, own_logits
 from eztinker.engine.worker.devices import is_out_of_memory
 from eztinker.engine.worker.hf_decoder import HFDecoder
+from eztinker.engine.worker.quantization import quantize_model
 from eztinker.errors import InvalidRequestError, NotFoundError, UnsupportedError
 from eztinker.types.training import Quantization
 
@@ -65,24 +66,24 @@ def load_base_model(
     Args:
         name: public name.
         folder: with config.json and safetensors files.
-        quantization: only ``none``.
+        quantization: of the linear layers.
         device: where the weights go.
         dtype: ``auto`` takes float32 for a model under 300 M parameters on a CPU, else bfloat16.
 
     Raises:
         NotFoundError: no such folder, or no weights in it.
         InvalidRequestError: the folder's files cannot be read.
-        UnsupportedError: quantization, pickled weights, or an architecture that is not understood.
+        UnsupportedError: bitsandbytes is missing, pickled weights, or an architecture that is not
+            understood.
     """
-    if quantization != "none":
-        raise UnsupportedError(
-            f"quantization={quantization!r} is not implemented here; use 'none'.",
-            field="quantization",
-        )
     files = _weight_files(name, folder)
     try:
         torch_dtype = _choose_dtype(dtype, device, lambda: _count_parameters(files))
-        model = _read(folder, torch_dtype).to(device)
+        if quantization == "none":
+            model = _read(folder, torch_dtype).to(device)
+        else:
+            model = _read(folder, "auto")
+            quantize_model(model, quantization, device=device, dtype=torch_dtype)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise
@@ -93,7 +94,9 @@ def load_base_model(
     probe = _probe_texts(model)
     reference = own_logits(model, probe)
     decoder = _choose_decoder(model, reference, probe)
-    return BaseModel(name, folder, type(model).__name__, decoder, _stop_token_ids(model))
+    return BaseModel(
+        name, folder, type(model).__name__, decoder, _stop_token_ids(model), quantization
+    )
 
 
 def _choose_decoder(model: Any, reference: list[Any], probe: list[list[int]]) -> Decoder:
@@ -148,7 +151,7 @@ def _choose_dtype(dtype: str, device: torch.device, count_parameters: Any) -> to
     return torch.float32 if small else torch.bfloat16
 
 
-def _read(folder: Path, dtype: torch.dtype) -> Any:
+def _read(folder: Path, dtype: torch.dtype | str) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 

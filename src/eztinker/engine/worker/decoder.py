@@ -23,6 +23,7 @@ from eztinker.engine.worker.attention import Layout, Variant
 from eztinker.engine.worker.decoder_base import Decoder, Segments
 from eztinker.engine.worker.lean_layer import (
     Enter,
+    FrozenLayers,
     GroupAdapter,
     LayerAdapters,
     LayerWeights,
@@ -34,6 +35,7 @@ from eztinker.engine.worker.lean_layer import (
     rms_norm,
 )
 from eztinker.engine.worker.lora import AdapterWeights, Dropout
+from eztinker.engine.worker.quantization import QuantizedLinear, QuantizedProjection
 
 _ARCHITECTURES = (
     "LlamaForCausalLM",
@@ -81,7 +83,8 @@ def _layer_obstacle(layer: Any, num_frequencies: int) -> str | None:
         or _children(mlp) != _MLP_PARTS
     ):
         return "unknown parts in a layer"
-    if any(type(m) is not nn.Linear for n, m in layer.named_modules() if n.endswith("_proj")):
+    plain = (nn.Linear, QuantizedLinear)
+    if any(type(m) not in plain for n, m in layer.named_modules() if n.endswith("_proj")):
         return "projections that are not plain linear layers"
     if not isinstance(mlp.act_fn, nn.SiLU) and type(mlp.act_fn).__name__ != "SiLUActivation":
         return f"activation {type(mlp.act_fn).__name__}"
@@ -238,7 +241,7 @@ def _layer_weights(layer: Any, names: Sequence[Any], config: Any) -> LayerWeight
     site_of, module_names = names
     attention, mlp = layer.self_attn, layer.mlp
 
-    def projection(*modules: nn.Linear) -> Projection:
+    def projection(*modules: nn.Linear) -> FrozenLayers:
         return _projection(modules, [site_of[module_names[module]] for module in modules])
 
     num_q, num_k = (
@@ -263,12 +266,15 @@ def _layer_weights(layer: Any, names: Sequence[Any], config: Any) -> LayerWeight
     )
 
 
-def _projection(modules: Sequence[nn.Linear], sites: Sequence[int]) -> Projection:
+def _projection(modules: Sequence[nn.Linear], sites: Sequence[int]) -> FrozenLayers:
     """Lay weights one below the other; the modules' parameters become views, so nothing is held twice."""
     parts, start = [], 0
     for module, site in zip(modules, sites, strict=True):
         parts.append((site, start, start + module.out_features))
         start += module.out_features
+    quantized = [module for module in modules if isinstance(module, QuantizedLinear)]
+    if quantized:
+        return QuantizedProjection(tuple(quantized), tuple(parts))
     weight, bias = modules[0].weight.data, modules[0].bias
     if len(modules) > 1:
         weight = torch.cat([module.weight.data for module in modules])

@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from eztinker.engine.worker.attention import DecodeLayout, Layout, PackedLayout, PrefillLayout
 from eztinker.engine.worker.kv_cache import KVCache
 from eztinker.engine.worker.lora import AdapterWeights, Dropout, LinearSite
+from eztinker.engine.worker.quantization import QuantizedLinear
 from eztinker.errors import UnsupportedError
 from eztinker.ops.logprobs import Head
 
@@ -56,7 +57,8 @@ class Decoder(ABC):
     @property
     def num_parameters(self) -> int:
         """Numbers in the frozen model."""
-        return sum(parameter.numel() for parameter in self._model.parameters())
+        whole = sum(parameter.numel() for parameter in self._model.parameters())
+        return whole + sum(m.in_features * m.out_features for m in self._quantized())
 
     @property
     def cache_bytes_per_token(self) -> int:
@@ -69,7 +71,11 @@ class Decoder(ABC):
     @property
     def size_bytes(self) -> int:
         """Memory of the frozen model."""
-        return sum(p.numel() * p.element_size() for p in self._model.parameters())
+        whole = sum(p.numel() * p.element_size() for p in self._model.parameters())
+        return whole + sum(module.quantized.size_bytes for module in self._quantized())
+
+    def _quantized(self) -> list[QuantizedLinear]:
+        return [m for m in self._model.modules() if isinstance(m, QuantizedLinear)]
 
     @abstractmethod
     def hidden(
@@ -190,16 +196,19 @@ def _context_length(config: Any) -> int:
 def _linear_sites(model: nn.Module, head: nn.Module) -> list[LinearSite]:
     sites = []
     for name, module in model.named_modules():
-        if not isinstance(module, (nn.Linear, Conv1D)):
+        if isinstance(module, QuantizedLinear):
+            transposed, shape = module.is_transposed, (module.out_features, module.in_features)
+        elif isinstance(module, (nn.Linear, Conv1D)):
+            transposed = isinstance(module, Conv1D)
+            shape = module.weight.shape[::-1] if transposed else module.weight.shape
+        else:
             continue
-        transposed = isinstance(module, Conv1D)
-        rows, columns = module.weight.shape
         sites.append(
             LinearSite(
                 index=len(sites),
                 name=name,
-                in_features=rows if transposed else columns,
-                out_features=columns if transposed else rows,
+                in_features=shape[1],
+                out_features=shape[0],
                 is_head=module is head,
                 is_transposed=transposed,
             )

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -25,9 +25,35 @@ from torch.nn.functional import linear, silu
 from eztinker.engine.worker.lora import AdapterWeights, Dropout
 
 
+class FrozenLayers(Protocol):
+    """Linear layers on the same input; how their weights are held is the implementation's matter."""
+
+    @property
+    def parts(self) -> tuple[tuple[int, int, int], ...]:
+        """Of each layer, (index of its site, first output, end)."""
+        ...
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs of all layers together."""
+        ...
+
+    def __call__(self, x_ND: Tensor) -> Tensor:
+        """Outputs, part beside part, as a new tensor."""
+        ...
+
+    def added_to(self, y_NO: Tensor, x_ND: Tensor) -> Tensor:
+        """y + W·x + b, as a new tensor."""
+        ...
+
+    def pulled_back(self, grad_NO: Tensor) -> Tensor:
+        """Gradient of the input."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """Linear layers on the same input, their weights one below the other.
+    """``FrozenLayers`` whose weights lie one below the other.
 
     Attributes:
         weight: [sum of outputs, in].
@@ -39,9 +65,23 @@ class Projection:
     bias: Tensor | None
     parts: tuple[tuple[int, int, int], ...]
 
+    @property
+    def num_outputs(self) -> int:
+        """Outputs of all layers together."""
+        return self.parts[-1][2]
+
     def __call__(self, x_ND: Tensor) -> Tensor:
         """Output of the frozen layers."""
         return linear(x_ND, self.weight, self.bias)
+
+    def added_to(self, y_NO: Tensor, x_ND: Tensor) -> Tensor:
+        """y + W·x + b, as a new tensor."""
+        total_NO = torch.addmm(y_NO, x_ND, self.weight.t())
+        return total_NO if self.bias is None else total_NO.add_(self.bias)
+
+    def pulled_back(self, grad_NO: Tensor) -> Tensor:
+        """Gradient of the input."""
+        return grad_NO @ self.weight
 
 
 class GroupAdapter:
@@ -57,7 +97,7 @@ class GroupAdapter:
 
     __slots__ = ("_a_KD", "_b_OK", "_parts", "_scaling", "leaves")
 
-    def __init__(self, projection: Projection, adapter: AdapterWeights) -> None:
+    def __init__(self, projection: FrozenLayers, adapter: AdapterWeights) -> None:
         self._scaling = adapter.scaling
         self.leaves: list[Tensor] = []
         self._parts: list[tuple[int, slice, slice]] = []
@@ -71,7 +111,7 @@ class GroupAdapter:
                 num_low = low.stop
         if self._parts:
             self._a_KD = torch.cat([leaf.detach() for leaf in self.leaves[::2]])
-            self._b_OK = self._a_KD.new_zeros(projection.weight.shape[0], num_low)
+            self._b_OK = self._a_KD.new_zeros(projection.num_outputs, num_low)
             for (_, outputs, low), b in zip(self._parts, self.leaves[1::2], strict=True):
                 torch.mul(b.detach(), self._scaling, out=self._b_OK[outputs, low])
 
@@ -195,10 +235,10 @@ class LayerWeights:
     norm_in: Tensor
     norm_mid: Tensor
     norm_qk_HE: Tensor | None
-    qkv: Projection
-    out: Projection
-    gate_up: Projection
-    down: Projection
+    qkv: FrozenLayers
+    out: FrozenLayers
+    gate_up: FrozenLayers
+    down: FrozenLayers
     num_rotated: int
     head_size: int
     eps: float
@@ -227,7 +267,7 @@ def leave(
     attended: Tensor, x_ND: Tensor, layer: LayerWeights, out: Rows, gate_up: Rows, down: Rows
 ) -> Tensor:
     """The next layer's residual stream [N, D]; without gradients."""
-    x_ND = _added(x_ND, attended, layer.out)
+    x_ND = layer.out.added_to(x_ND, attended)
     for adapter, start, end in out:
         adapter.add_to(x_ND[start:end], attended[start:end])
     h_ND, _ = rms_norm(x_ND, layer.norm_mid, layer.eps)
@@ -236,16 +276,10 @@ def leave(
         adapter.add_to(both[start:end], h_ND[start:end])
     gate, up = both.chunk(2, dim=1)
     inner_NI = silu(gate).mul_(up)
-    x_ND = _added(x_ND, inner_NI, layer.down)
+    x_ND = layer.down.added_to(x_ND, inner_NI)
     for adapter, start, end in down:
         adapter.add_to(x_ND[start:end], inner_NI[start:end])
     return x_ND
-
-
-def _added(x_ND: Tensor, inner: Tensor, projection: Projection) -> Tensor:
-    """x + W·inner + b."""
-    y = torch.addmm(x_ND, inner, projection.weight.t())
-    return y if projection.bias is None else y.add_(projection.bias)
 
 
 def _rotated(
@@ -298,7 +332,7 @@ class Enter(torch.autograd.Function):
                 rms_norm_backward(grad_qk, raw[:, :num_rotated], factor_qk, layer.norm_qk_HE)
             )
         grad_y = grad_NHE.view(x_ND.shape[0], -1)
-        grad_h = grad_y @ layer.qkv.weight if ctx.needs_input_grad[0] else None
+        grad_h = layer.qkv.pulled_back(grad_y) if ctx.needs_input_grad[0] else None
         leaves = ctx.adapter.backward(grad_y, grad_h, h_ND, low, masks)
         if grad_h is not None:
             grad_h = rms_norm_backward(grad_h, x_ND, factor, layer.norm_in)
@@ -320,7 +354,7 @@ class Leave(torch.autograd.Function):
     ) -> Tensor:
         """The next residual stream [N, D]."""
         masks_out = adapters.out.masks(attended, dropout)
-        mid_ND = _added(x_ND, attended, layer.out)
+        mid_ND = layer.out.added_to(x_ND, attended)
         low_out = adapters.out.add_to(mid_ND, attended, masks_out)
         h_ND, factor = rms_norm(mid_ND, layer.norm_mid, layer.eps)
         masks_both = adapters.gate_up.masks(h_ND, dropout)
@@ -329,7 +363,7 @@ class Leave(torch.autograd.Function):
         gate, up = both.chunk(2, dim=1)
         inner_NI = silu(gate).mul_(up)
         masks_down = adapters.down.masks(inner_NI, dropout)
-        y_ND = _added(mid_ND, inner_NI, layer.down)
+        y_ND = layer.down.added_to(mid_ND, inner_NI)
         low_down = adapters.down.add_to(y_ND, inner_NI, masks_down)
         ctx.save_for_backward(
             attended, low_out, mid_ND, factor, h_ND, low_both, both, inner_NI, low_down,
@@ -347,15 +381,15 @@ class Leave(torch.autograd.Function):
         layer, adapters, (num_out, num_both) = ctx.layer, ctx.adapters, ctx.num_masks
         grad_ND = grads[0]
         masks_out, masks_both = masks[:num_out], masks[num_out : num_out + num_both]
-        grad_inner = grad_ND @ layer.down.weight
+        grad_inner = layer.down.pulled_back(grad_ND)
         leaves_down = adapters.down.backward(
             grad_ND, grad_inner, inner_NI, low_down, masks[num_out + num_both :]
         )
         grad_both = _swiglu_backward(grad_inner, both)
-        grad_h = grad_both @ layer.gate_up.weight
+        grad_h = layer.gate_up.pulled_back(grad_both)
         leaves_both = adapters.gate_up.backward(grad_both, grad_h, h_ND, low_both, masks_both)
         grad_mid = rms_norm_backward(grad_h, mid_ND, factor, layer.norm_mid).add_(grad_ND)
-        grad_attended = grad_mid @ layer.out.weight if ctx.needs_input_grad[0] else None
+        grad_attended = layer.out.pulled_back(grad_mid) if ctx.needs_input_grad[0] else None
         leaves_out = adapters.out.backward(grad_mid, grad_attended, attended, low_out, masks_out)
         grad_x = grad_mid if ctx.needs_input_grad[1] else None
         return grad_attended, grad_x, None, None, None, *leaves_out, *leaves_both, *leaves_down

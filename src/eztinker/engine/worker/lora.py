@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from eztinker.engine.worker.attention import Layout
+from eztinker.engine.worker.quantization import QuantizedLinear
 from eztinker.errors import InvalidRequestError
 from eztinker.types.training import LoRAConfig
 
@@ -265,29 +266,46 @@ class AdaptedLinear(nn.Module):
 
     def __init__(self, base: nn.Module, site: LinearSite, state: PassState) -> None:
         super().__init__()
-        self.weight: Tensor = base.weight  # type: ignore[assignment]
+        self.base = base
         self.bias: Tensor | None = getattr(base, "bias", None)
         self.in_features, self.out_features = site.in_features, site.out_features
         self.site = site
         self.state = state
 
+    @property
+    def weight(self) -> Tensor:
+        """The frozen weight as the model's own code knows it; a quantised one is new memory each time."""
+        return self.base.weight  # type: ignore[return-value]
+
+    def frozen(self, x: Tensor) -> Tensor:
+        """Output of the frozen layer."""
+        if isinstance(self.base, QuantizedLinear):
+            return self.base(x)
+        weight = self.weight.t() if self.site.is_transposed else self.weight
+        return nn.functional.linear(x, weight, self.bias)
+
+    def pulled_back(self, grad: Tensor) -> Tensor:
+        """Gradient of the frozen layer's input."""
+        if isinstance(self.base, QuantizedLinear):
+            return self.base.pulled_back(grad)
+        return grad @ (self.weight.t() if self.site.is_transposed else self.weight)
+
     def forward(self, x: Tensor) -> Tensor:
         """Output of the shape of ``x`` with its last axis replaced."""
         segments = self.state.segments
-        weight = self.weight.t() if self.site.is_transposed else self.weight
         if len(segments) == 1 and segments[0][0] is not None:
             adapter = segments[0][0]
             pair = adapter.pairs[self.site.index]
             if pair is not None:
-                return self._adapted(x, weight, pair, adapter.scaling)
-        y = nn.functional.linear(x, weight, self.bias)
+                return self._adapted(x, pair, adapter.scaling)
+        y = _Frozen.apply(x, self)
         return y if len(segments) == 1 else self._adapted_by_segment(x, y)
 
-    def _adapted(self, x: Tensor, weight: Tensor, pair: Pair, scaling: float) -> Tensor:
+    def _adapted(self, x: Tensor, pair: Pair, scaling: float) -> Tensor:
         x_rows = x.reshape(-1, self.in_features)
         dropout = self.state.dropout
         mask = dropout.mask(x_rows, self.site.index) if dropout is not None else None
-        y_rows = _Adapted.apply(x_rows, weight, self.bias, *pair, scaling, mask)
+        y_rows = _Adapted.apply(x_rows, self, *pair, scaling, mask)
         return y_rows.view(*x.shape[:-1], self.out_features)
 
     def _adapted_by_segment(self, x: Tensor, y: Tensor) -> Tensor:
@@ -301,6 +319,19 @@ class AdaptedLinear(nn.Module):
         return y
 
 
+class _Frozen(torch.autograd.Function):
+    """x·Wᵀ + b whose backward pass asks for the weight again instead of keeping a quantised one in full."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: AdaptedLinear) -> Tensor:
+        ctx.layer = layer
+        return layer.frozen(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.layer.pulled_back(grads[0]), None
+
+
 class _Adapted(torch.autograd.Function):
     """x·Wᵀ + b + s·(m∘x)·Aᵀ·Bᵀ as one step of the graph, with gradients for x, A and B only.
 
@@ -311,29 +342,28 @@ class _Adapted(torch.autograd.Function):
     def forward(
         ctx: Any,
         x_ND: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
+        layer: AdaptedLinear,
         a: Tensor,
         b: Tensor,
         scaling: float,
         mask_ND: Tensor | None,
     ) -> Tensor:
         low = (x_ND if mask_ND is None else x_ND * mask_ND) @ a.t()
-        ctx.save_for_backward(x_ND, weight, a, b, low, mask_ND)
-        ctx.scaling = scaling
-        return nn.functional.linear(x_ND, weight, bias).addmm_(low, b.t(), alpha=scaling)
+        ctx.save_for_backward(x_ND, a, b, low, mask_ND)
+        ctx.layer, ctx.scaling = layer, scaling
+        return layer.frozen(x_ND).addmm_(low, b.t(), alpha=scaling)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x_ND, weight, a, b, low, mask_ND = ctx.saved_tensors
+        x_ND, a, b, low, mask_ND = ctx.saved_tensors
         grad = grads[0]
         grad_low = (grad @ b).mul_(ctx.scaling)
         grad_x = None
         if ctx.needs_input_grad[0]:
             if mask_ND is None:
-                grad_x = (grad @ weight).addmm_(grad_low, a)
+                grad_x = ctx.layer.pulled_back(grad).addmm_(grad_low, a)
             else:
-                grad_x = (grad @ weight).addcmul_(grad_low @ a, mask_ND)
+                grad_x = ctx.layer.pulled_back(grad).addcmul_(grad_low @ a, mask_ND)
         grad_a = grad_low.t() @ (x_ND if mask_ND is None else x_ND * mask_ND)
         grad_b = (grad.t() @ low).mul_(ctx.scaling)
-        return grad_x, None, None, grad_a, grad_b, None, None
+        return grad_x, None, grad_a, grad_b, None, None

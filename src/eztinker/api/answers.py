@@ -92,6 +92,7 @@ def checkpoint_fields(checkpoint: CheckpointRecord) -> dict[str, Any]:
         "is_sampler": checkpoint.is_sampler,
         "step": checkpoint.step,
         "path": checkpoint.folder,
+        "quantization": checkpoint.quantization,
     }
 
 

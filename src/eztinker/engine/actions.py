@@ -55,6 +55,7 @@ from eztinker.types.operations import (
     TrainingPass,
 )
 from eztinker.types.records import CheckpointRecord
+from eztinker.types.training import Quantization
 
 
 def _no_side_effect(_connection: sa.Connection) -> list[str]:
@@ -136,7 +137,12 @@ class Actions:
         run_id = _run_id(task)
         await self._residents.need_base(operation.base_model, operation.quantization)
         command = OpenRun(
-            task.job.job_id, run_id, operation.base_model, operation.lora, operation.seed
+            task.job.job_id,
+            run_id,
+            operation.base_model,
+            operation.lora,
+            operation.seed,
+            quantization=operation.quantization,
         )
         done = _done(await self._ask(task, command))
         self._residents.note_run(run_id)
@@ -211,7 +217,9 @@ class Actions:
             )
         await self._residents.need_run(run_id)
         target = checkpoint_folder(self._config, run_id, operation.name)
-        written, size_bytes = await self._write_checkpoint(task, operation, target)
+        written, size_bytes = await self._write_checkpoint(
+            task, operation, target, run.quantization
+        )
         saved = CheckpointSaved(run_id, operation.name, str(target), size_bytes, written.step)
         now_s = time.time()
         record = CheckpointRecord(
@@ -227,6 +235,7 @@ class Actions:
             expires_at_s=None if operation.ttl_s is None else now_s + operation.ttl_s,
             user_metadata=operation.user_metadata,
             owner=run.owner,
+            quantization=run.quantization,
         )
 
         def side_effects(connection: sa.Connection) -> list[str]:
@@ -236,7 +245,7 @@ class Actions:
         return Outcome(codec.encode(saved), side_effects)
 
     async def _write_checkpoint(
-        self, task: Task, operation: SaveCheckpoint, target: Path
+        self, task: Task, operation: SaveCheckpoint, target: Path, quantization: Quantization
     ) -> tuple[StateWritten, int]:
         temporary = await asyncio.to_thread(blobs.new_folder, target.parent)
         try:
@@ -250,6 +259,7 @@ class Actions:
                 "name": operation.name,
                 "step": written.step,
                 "with_optimizer": operation.with_optimizer,
+                "quantization": quantization,
             }
             size_bytes = await asyncio.to_thread(
                 blobs.publish, temporary, target, files=written.files, facts=facts
@@ -278,15 +288,19 @@ class Actions:
 
     async def _sample(self, task: Task, operation: Sample) -> Outcome:
         weights = operation.weights
-        folder = None
+        folder, quantization = None, "none"
         if weights.run_id is not None and weights.checkpoint is not None:
-            folder = (await self._checkpoint(weights.run_id, weights.checkpoint)).folder
-            await self._residents.need_base(weights.base_model)
+            checkpoint = await self._checkpoint(weights.run_id, weights.checkpoint)
+            # Its numbers belong to the base as it was held when they were trained.
+            folder, quantization = checkpoint.folder, checkpoint.quantization
+            await self._residents.need_base(weights.base_model, quantization)
         elif weights.run_id is not None:
             await self._residents.need_run(weights.run_id)
         else:
             await self._residents.need_base(weights.base_model)
-        command = RunSample(task.job.job_id, operation, folder, streamed=task.streamed)
+        command = RunSample(
+            task.job.job_id, operation, folder, quantization, streamed=task.streamed
+        )
         done = _done(await self._ask(task, command))
         return Outcome(done.result, compute_s=done.compute_s)
 

@@ -33,7 +33,7 @@ from eztinker.types.messages import (
 )
 from eztinker.types.operations import OptimStep, PassResult, StepResult, TrainingPass
 from eztinker.types.records import BaseModelRecord, RunRecord, SnapshotRecord
-from eztinker.types.training import Quantization
+from eztinker.types.training import Quantization, resident_key
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ class Residents:
     async def _load_base(self, base_model: str, quantization: Quantization) -> None:
         record = await self._resolve(base_model)
         answer = await self._supervisor.request(
-            f"base:{base_model}",
+            f"base:{resident_key(base_model, quantization)}",
             LoadBaseModel(base_model, record.folder, quantization),
             epoch=self._epoch,
         )
@@ -154,6 +154,7 @@ class Residents:
                 lora=run.lora,
                 seed=run.seed,
                 snapshot_folder=str(self._snapshots.path_of(snapshot)) if snapshot else None,
+                quantization=run.quantization,
             ),
             epoch=epoch,
         )

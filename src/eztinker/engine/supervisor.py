@@ -32,6 +32,7 @@ from eztinker.types.messages import (
     WorkerReady,
     WorkerSettings,
 )
+from eztinker.types.training import resident_key
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class Supervisor:
         """Send a command; return the event that answers it.
 
         Args:
-            key: the command's job id, or ``base:<name>`` for ``LoadBaseModel``.
+            key: the command's job id, or ``base:`` and ``resident_key`` for ``LoadBaseModel``.
             epoch: the worker's life for which the command was prepared.
 
         Raises:
@@ -208,11 +209,13 @@ class Supervisor:
             case JobDone() | StateWritten() | StateRead():
                 self._answer(event.job_id, event)
             case BaseModelLoaded():
-                self._answer(f"base:{event.base_model}", event)
+                self._answer(f"base:{resident_key(event.base_model, event.quantization)}", event)
             case JobFailed():
                 self._refuse(event.job_id, event.error)
             case BaseModelFailed():
-                self._refuse(f"base:{event.base_model}", event.error)
+                self._refuse(
+                    f"base:{resident_key(event.base_model, event.quantization)}", event.error
+                )
             case TokensDrawn():
                 self.on_tokens(event)
             case Progress():

@@ -249,6 +249,7 @@ class CheckpointAnswer(Answer):
     is_sampler: bool = Field(description="Holds weights only, no optimizer.")
     step: int
     path: str
+    quantization: str = Field(description="Of the base model it was trained on.")
 
 
 class CheckpointsAnswer(Answer):

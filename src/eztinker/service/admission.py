@@ -8,6 +8,7 @@ Passes and sampling have files of their own. Called by ``Jobs.submit`` and ``Run
 from __future__ import annotations
 
 from collections.abc import Collection
+from importlib.util import find_spec
 
 from eztinker.config import Limits
 from eztinker.errors import InvalidRequestError, UnsupportedError
@@ -26,7 +27,7 @@ from eztinker.types.operations import (
     TrainingPass,
 )
 from eztinker.types.records import BaseModelRecord
-from eztinker.types.training import AdamParams, LoRAConfig
+from eztinker.types.training import MISSING_QLORA, AdamParams, LoRAConfig
 
 __all__ = ["check", "check_adam", "check_lora", "check_loss"]
 
@@ -108,12 +109,9 @@ def _check_quantization(quantization: str) -> None:
             f"quantization: expected none, nf4 or int8, got {quantization[:100]!r}.",
             field="quantization",
         )
-    if quantization != "none":
-        raise UnsupportedError(
-            f"quantization: {quantization!r} is not implemented on this server yet. Leave it out, or "
-            'send "none".',
-            field="quantization",
-        )
+    # The worker runs in this environment too; asked here, so that nothing is logged.
+    if quantization != "none" and find_spec("bitsandbytes") is None:
+        raise UnsupportedError(MISSING_QLORA, code="missing_extra", field="quantization")
 
 
 def check_adam(adam: AdamParams) -> None:

@@ -41,6 +41,7 @@ def put_checkpoint(
             is_public=checkpoint.is_public,
             user_metadata_json=msgspec.json.encode(checkpoint.user_metadata).decode(),
             owner=checkpoint.owner,
+            quantization=checkpoint.quantization,
         )
     )
 
@@ -183,4 +184,5 @@ def _checkpoint(row: sa.Row) -> CheckpointRecord:
         is_public=row.is_public,
         user_metadata=msgspec.json.decode(row.user_metadata_json),
         owner=row.owner,
+        quantization=row.quantization,
     )

@@ -100,6 +100,7 @@ checkpoints = Table(
     Column("is_public", Boolean, nullable=False, server_default="0"),
     Column("user_metadata_json", Text, nullable=False, server_default="{}"),
     Column("owner", Text, nullable=False, server_default="local"),
+    Column("quantization", Text, nullable=False, server_default="none"),
 )
 
 sessions = Table(

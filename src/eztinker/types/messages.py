@@ -81,6 +81,7 @@ class OpenRun:
     lora: LoRAConfig
     seed: int
     snapshot_folder: str | None = None
+    quantization: Quantization = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +147,14 @@ class RunSample:
 
     Attributes:
         checkpoint_folder: adapter to use instead of the run's current weights.
+        quantization: of the base model, where no run's current weights say it.
         streamed: tell of its tokens while they are drawn (``TokensDrawn``).
     """
 
     job_id: str
     operation: Sample
     checkpoint_folder: str | None = None
+    quantization: Quantization = "none"
     streamed: bool = False
 
 
@@ -245,6 +248,7 @@ class BaseModelFailed:
     epoch: int
     base_model: str
     error: ErrorInfo
+    quantization: Quantization = "none"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -85,6 +85,7 @@ class CheckpointRecord:
         is_public: marked as published by its owner.
         user_metadata: the owner's own strings.
         owner: whose it is.
+        quantization: of the base model that it was trained on.
     """
 
     run_id: str
@@ -100,6 +101,7 @@ class CheckpointRecord:
     is_public: bool = False
     user_metadata: dict[str, str] = field(default_factory=dict)
     owner: str = LOCAL_OWNER
+    quantization: Quantization = "none"
 
 
 @dataclass(frozen=True, slots=True)

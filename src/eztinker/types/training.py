@@ -14,6 +14,12 @@ import numpy as np
 Reduction = Literal["sum", "mean"]
 Quantization = Literal["none", "nf4", "int8"]
 
+
+def resident_key(base_model: str, quantization: Quantization) -> str:
+    """What a base model is called among those in memory: each quantization is a copy of its own."""
+    return base_model if quantization == "none" else f"{base_model}\n{quantization}"
+
+
 MISSING_QLORA = (
     "quantization: bitsandbytes is not installed where the server runs. Install it there with: "
     'pip install "eztinker[qlora]", or leave quantization out.'

@@ -162,7 +162,7 @@ CASES = [
             "loss_config": [5, "x", [], {"beta": 0.1}, {str(i): 1 for i in range(100)}],
             "run_id": [*NOT_NAME, "run_one"],
             "seed": NOT_SEED,
-            "quantization": [*NOT_TEXT, None, "", "int4", "nf4", "int8"],
+            "quantization": [*NOT_TEXT, None, "", "int4", "NF4", "fp4"],
         },
     ),
     Case("/v1/runs", wire.LoRAFields, {"base_model": "tiny", "lora_config": {}}, LORA, "lora_config"),

@@ -226,10 +226,16 @@ def test_a_limit_names_itself_and_its_setting() -> None:
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
-def test_quantization_is_refused_by_name(quantization: Any) -> None:
-    error = refused(CreateRun("m", LoRAConfig(), 1, quantization))
+def test_quantization_without_bitsandbytes_names_the_extra(
+    quantization: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operation = CreateRun("m", LoRAConfig(), 1, quantization)
+    check(operation, base=BASE, limits=LIMITS)
+    monkeypatch.setattr(admission, "find_spec", lambda name: None)
+    error = refused(operation)
     assert isinstance(error, UnsupportedError)
-    assert error.field == "quantization"
+    assert (error.code, error.field) == ("missing_extra", "quantization")
+    assert 'pip install "eztinker[qlora]"' in error.message
 
 
 # Sampling and evaluation --------------------------------------------------------------------------

@@ -80,8 +80,12 @@ def adapter_settings(config: wire.LoraConfig, metadata: dict[str, Any]) -> Adapt
     return AdapterSettings(lora, read.get("quantization", "none"))
 
 
-def quantization_of(metadata: dict[str, Any]) -> Quantization:
+def quantization_of(metadata: dict[str, Any], otherwise: Quantization) -> Quantization:
     """How to hold the base model under an adapter that comes from a checkpoint.
+
+    Args:
+        metadata: the caller's.
+        otherwise: the checkpoint's own, where the caller says nothing.
 
     Raises:
         InvalidRequestError: an unknown key of ours, or one that the checkpoint decides.
@@ -93,7 +97,7 @@ def quantization_of(metadata: dict[str, Any]) -> Quantization:
             f"user_metadata.{PREFIX}{other}: the adapter's settings come from the checkpoint. Leave it out.",
             field=f"user_metadata.{PREFIX}{other}",
         )
-    return read.get("quantization", "none")
+    return read.get("quantization", otherwise)
 
 
 def _read_ours(metadata: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from eztinker.engine.worker.devices import is_out_of_memory
 from eztinker.engine.worker.hf_decoder import HFDecoder
 from eztinker.engine.worker.quantization import quantize_model
 from eztinker.errors import InvalidRequestError, NotFoundError, UnsupportedError
-from eztinker.types.training import Quantization
+from eztinker.types.training import Quantization, resident_key
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class BaseModel:
         architecture: class name in config.json.
         decoder: runs it.
         stop_token_ids: its own end-of-sequence ids.
+        quantization: of its linear layers.
     """
 
     name: str
@@ -47,6 +48,11 @@ class BaseModel:
     stop_token_ids: tuple[int, ...]
     quantization: Quantization = "none"
     _tokenizer: Any = None
+
+    @property
+    def key(self) -> str:
+        """What it is called among the resident ones."""
+        return resident_key(self.name, self.quantization)
 
     @property
     def tokenizer(self) -> Any:

@@ -39,6 +39,7 @@ from eztinker.types.messages import (
 )
 from eztinker.types.operations import EvaluationItem, RunCreated, Sample
 from eztinker.types.sampling import SamplingParams, WeightsRef
+from eztinker.types.training import resident_key
 
 Job = Generator[list[SampleRequest] | None, None, Event | None]
 
@@ -64,7 +65,7 @@ def run_load_base_model(residents: Residents, command: LoadBaseModel) -> Job:
 
 def open_run(residents: Residents, command: OpenRun) -> Job:
     """A fresh adapter, or the state in the snapshot folder."""
-    base = residents.base_model(command.base_model)
+    base = residents.base_model(command.base_model, command.quantization)
     run = new_run(command.run_id, base, command.lora, command.seed)
     if command.snapshot_folder is not None:
         run = read_into(run, Path(command.snapshot_folder), with_optimizer=True)
@@ -141,7 +142,7 @@ def run_evaluate(residents: Residents, command: RunEvaluate) -> Job:
     missing = [i for i, item in enumerate(operation.items) if len(item.response_tokens) == 0]
     items = list(operation.items)
     if missing:
-        sampler = residents.samplers[run.base.name]
+        sampler = residents.sampler_of(run.base)
         requests = [
             sampler.submit(command.job_id, _response_of(command, i), run.weights, run.step)
             for i in missing
@@ -172,12 +173,12 @@ def plan_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
 
 
 def _resident_base_model(residents: Residents, command: LoadBaseModel) -> BaseModel:
-    known = residents.base_models.get(command.base_model)
+    known = residents.base_models.get(resident_key(command.base_model, command.quantization))
     if known is not None:
-        if (known.folder, known.quantization) != (Path(command.folder), command.quantization):
+        if known.folder != Path(command.folder):
             raise InvalidRequestError(
-                f"Base model {command.base_model!r} is already loaded from {known.folder} with "
-                f"quantization {known.quantization!r}; give the other one another name.",
+                f"Base model {command.base_model!r} is already loaded from {known.folder}; give the other "
+                "one another name.",
                 field="base_model",
             )
         return known

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from eztinker.engine.worker.attention import Layout
 from eztinker.engine.worker.quantization import QuantizedLinear
-from eztinker.errors import InvalidRequestError
+from eztinker.errors import InvalidRequestError, UnsupportedError, UserError
 from eztinker.types.training import LoRAConfig
 
 Pair = tuple[Tensor, Tensor]
@@ -28,6 +28,7 @@ Pair = tuple[Tensor, Tensor]
 
 _ATTENTION_PARTS = ("attn", "attention", "self_attention")
 _MLP_PARTS = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
+_EMBEDDING_NAMES = ("embed_tokens", "wte", "wpe", "embed_in", "embed_positions", "word_embeddings")
 _ATTENTION_NAMES = (
     "q_proj",
     "k_proj",
@@ -155,7 +156,13 @@ def _matches(path: str, name: str) -> bool:
     return path == name or path.endswith(f".{name}")
 
 
-def _unknown_module(name: str, sites: Sequence[LinearSite]) -> InvalidRequestError:
+def _unknown_module(name: str, sites: Sequence[LinearSite]) -> UserError:
+    if name.rpartition(".")[2] in _EMBEDDING_NAMES:
+        return UnsupportedError(
+            f"target_modules: {name!r} is an embedding, which is frozen here, quantised or not; adapters go "
+            "on linear layers. Leave it out; train_unembed adapts the vocabulary head.",
+            field="target_modules",
+        )
     short = sorted({site.name.rpartition(".")[2] for site in sites})
     near = difflib.get_close_matches(name.rpartition(".")[2], short, n=3, cutoff=0.4)
     hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""

@@ -176,7 +176,12 @@ class OrderedWork:
     def _failure_of(self, command: Any, error: Exception) -> Event:
         epoch = self._outbox.epoch
         if isinstance(command, LoadBaseModel):
-            return BaseModelFailed(epoch, command.base_model, error_info(error, command.base_model))
+            return BaseModelFailed(
+                epoch,
+                command.base_model,
+                error_info(error, command.base_model),
+                command.quantization,
+            )
         return JobFailed(epoch, _job_id(command), error_info(error, _job_id(command)))
 
 

@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
 from eztinker.errors import UnsupportedError
@@ -51,35 +52,30 @@ class NF4Weight:
     def __init__(self, weight_OD: Tensor, dtype: torch.dtype) -> None:
         self._functional = _bitsandbytes()
         self.shape, self._dtype = weight_OD.shape, dtype
+        # As rows of one block each: bitsandbytes' CPU kernel takes the wrong scales for rows that do not
+        # end with a block, and the numbers are the same.
         packed, self._scales = self._functional.quantize_4bit(
-            weight_OD.contiguous(),
+            pad(weight_OD.flatten(), (0, -weight_OD.numel() % _BLOCK_SIZE)).view(-1, _BLOCK_SIZE),
             blocksize=_BLOCK_SIZE,
             compress_statistics=True,
             quant_type="nf4",
         )
-        self._packed: Tensor = packed.flatten()
+        self._packed: Tensor = packed.view(-1, _BLOCK_SIZE // 2)
 
     def slabs(self) -> Slabs:
         """The dequantised weight, some outputs at a time; new memory."""
         num_inputs = self.shape[1]
         scale = self._functional.dequantize_blockwise(self._scales.absmax, self._scales.state2)
         scale = scale.add_(self._scales.offset)
-        # Whole blocks: 64 outputs always end with a block.
+        # 64 outputs always end with a block; the last ones may end within one.
         for first, end in _cuts(self.shape, self._packed.device, multiple_of=_BLOCK_SIZE):
             blocks = slice(first * num_inputs // _BLOCK_SIZE, -(-end * num_inputs // _BLOCK_SIZE))
-            packed = self._packed[first * num_inputs // 2 : -(-end * num_inputs // 2)]
-            yield (
-                first,
-                end,
-                torch.ops.bitsandbytes.dequantize_4bit.default(
-                    packed,
-                    scale[blocks],
-                    _BLOCK_SIZE,
-                    "nf4",
-                    (end - first, num_inputs),
-                    self._dtype,
-                ),
+            shape = (scale[blocks].shape[0], _BLOCK_SIZE)
+            full = torch.ops.bitsandbytes.dequantize_4bit.default(
+                self._packed[blocks], scale[blocks], _BLOCK_SIZE, "nf4", shape, self._dtype
             )
+            numbers = full.view(-1)[: (end - first) * num_inputs]
+            yield first, end, numbers.view(end - first, num_inputs)
 
     @property
     def size_bytes(self) -> int:

@@ -20,7 +20,7 @@ from eztinker.engine.worker.sampler import Sampler
 from eztinker.engine.worker.state import ADAPTER_WEIGHTS, read_adapter
 from eztinker.errors import NotFoundError, StorageError
 from eztinker.types.messages import RunSample, WorkerSettings
-from eztinker.types.training import Quantization
+from eztinker.types.training import Quantization, resident_key
 
 _MAX_CHECKPOINT_ADAPTERS = 8
 
@@ -33,8 +33,8 @@ class Residents:
         device: where it all lies.
 
     Attributes:
-        base_models: by name.
-        samplers: of the base models, by name.
+        base_models: by ``BaseModel.key``.
+        samplers: of the base models, by the same.
         runs: current states by run id.
     """
 
@@ -53,14 +53,14 @@ class Residents:
         decoder = base.decoder
         tokens = self.settings.kv_cache_tokens
         tokens = tokens or default_cache_tokens(self.device, decoder.cache_bytes_per_token)
-        self.base_models[base.name] = base
-        self.samplers[base.name] = Sampler(base, tokens)
+        self.base_models[base.key] = base
+        self.samplers[base.key] = Sampler(base, tokens)
 
     def share_base_model(self, name: str, known: BaseModel) -> BaseModel:
         """Give a resident base model a further name; weights, cache and sampler stay one."""
         base = replace(known, name=name)
-        self.base_models[name] = base
-        self.samplers[name] = self.samplers[known.name]
+        self.base_models[base.key] = base
+        self.samplers[base.key] = self.samplers[known.key]
         return base
 
     def base_model_in(self, folder: Path, quantization: Quantization) -> BaseModel | None:
@@ -80,17 +80,22 @@ class Residents:
         for name in [name for name, known in self.samplers.items() if known is sampler]:
             self.samplers[name] = self.samplers.pop(name)
 
-    def base_model(self, name: str) -> BaseModel:
+    def base_model(self, name: str, quantization: Quantization = "none") -> BaseModel:
         """A resident base model.
 
         Raises:
             NotFoundError: it is not loaded.
         """
-        if name not in self.base_models:
+        key = resident_key(name, quantization)
+        if key not in self.base_models:
             raise NotFoundError(
                 f"Base model {name!r} is not loaded in this worker.", field="base_model"
             )
-        return self.base_models[name]
+        return self.base_models[key]
+
+    def sampler_of(self, base: BaseModel) -> Sampler:
+        """What generates with a base model."""
+        return self.samplers[base.key]
 
     def run(self, run_id: str) -> RunState:
         """A resident run.
@@ -102,16 +107,16 @@ class Residents:
             raise NotFoundError(f"Run {run_id!r} is not open in this worker.", field="run_id")
         return self.runs[run_id]
 
-    def weights_for(self, command: RunSample) -> tuple[AdapterWeights | None, int]:
-        """The weights that a sampling request names, and the optimizer steps behind them."""
+    def weights_for(self, command: RunSample) -> tuple[Sampler, AdapterWeights | None, int]:
+        """What generates for a sampling request, the adapter it names, and the optimizer steps behind that."""
         ref = command.operation.weights
-        base = self.base_model(ref.base_model)
-        if command.checkpoint_folder is not None:
-            return self._checkpoint(base, Path(command.checkpoint_folder))
-        if ref.run_id is None:
-            return None, 0
-        run = self.run(ref.run_id)
-        return run.weights, run.step
+        if ref.run_id is not None and command.checkpoint_folder is None:
+            run = self.run(ref.run_id)
+            return self.sampler_of(run.base), run.weights, run.step
+        base = self.base_model(ref.base_model, command.quantization)
+        if command.checkpoint_folder is None:
+            return self.sampler_of(base), None, 0
+        return self.sampler_of(base), *self._checkpoint(base, Path(command.checkpoint_folder))
 
     def _checkpoint(self, base: BaseModel, folder: Path) -> tuple[AdapterWeights, int]:
         """An adapter from files; a folder that was replaced is read again."""
@@ -119,7 +124,7 @@ class Residents:
             written_ns = (folder / ADAPTER_WEIGHTS).stat().st_mtime_ns
         except OSError as error:
             raise StorageError(f"{folder} holds no {ADAPTER_WEIGHTS}.") from error
-        key = (base.name, str(folder), written_ns)
+        key = (base.key, str(folder), written_ns)
         if key not in self._checkpoints:
             self._checkpoints[key] = read_adapter(base, folder)
         self._checkpoints.move_to_end(key)

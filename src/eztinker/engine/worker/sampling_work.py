@@ -51,8 +51,7 @@ class SamplingWork:
         while self._unpinned and self._unpinned[0][1] <= num_setups_done:
             command, _ = self._unpinned.pop(0)
             try:
-                weights, step = self._residents.weights_for(command)
-                sampler = self._residents.samplers[command.operation.weights.base_model]
+                sampler, weights, step = self._residents.weights_for(command)
                 sampler.on_drawn = self._tell
                 request = sampler.submit(command.job_id, command.operation, weights, step)
                 request.streamed = command.streamed

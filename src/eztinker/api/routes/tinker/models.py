@@ -94,7 +94,7 @@ async def _create_from(
             checkpoint.base_model,
             checkpoint.lora,
             secrets.randbelow(2**31),
-            quantization_of(body.user_metadata),
+            quantization_of(body.user_metadata, checkpoint.quantization),
             source_run_id=path.run_id,
             source_name=path.stored_name,
             with_optimizer=body.optimizer,

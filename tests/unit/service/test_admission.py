@@ -230,7 +230,7 @@ def test_quantization_without_bitsandbytes_names_the_extra(
     quantization: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     operation = CreateRun("m", LoRAConfig(), 1, quantization)
-    check(operation, base=BASE, limits=LIMITS)
+    check(operation)
     monkeypatch.setattr(admission, "find_spec", lambda name: None)
     error = refused(operation)
     assert isinstance(error, UnsupportedError)

@@ -8,6 +8,7 @@ import uuid
 import httpx
 import numpy as np
 import pytest
+import zstandard
 
 from eztinker.models.proto.tinker_public import (
     DTYPES,
@@ -70,7 +71,9 @@ def step(http: httpx.Client, model_id: str, seq_id: int) -> httpx.Response:
 
 
 def test_a_client_starts(http: httpx.Client) -> None:
-    assert http.post("/client/config", json={"sdk_version": "0.38.0"}).json() == {}
+    switches = http.post("/client/config", json={"sdk_version": "0.38.0"}).json()
+    assert switches["sample_use_retrieve_futures"]
+    assert not switches["proto_compress_fwdbwd"]  # this client sits on the server's machine
     assert http.post("/client/dynamic_config", json={}).json() == {"sample_cancel_enabled": True}
     assert http.get("/healthz").json() == {"status": "ok"}
     start_s = time.monotonic()
@@ -157,13 +160,30 @@ def test_a_refused_number_is_used_up(http: httpx.Client, model_id: str) -> None:
         (b"\xff\xff\xff", PROTOBUF, 400, "no ForwardBackwardRequest"),
         (b"", PROTOBUF, 400, "model_id: missing"),
         (b"{}", {"Content-Type": "application/json"}, 400, "missing"),
-        (b"x", {**PROTOBUF, "Content-Encoding": "zstd"}, 415, "zstd"),
+        (b"x", {**PROTOBUF, "Content-Encoding": "br"}, 415, "'br' is not read"),
+        (b"x", {**PROTOBUF, "Content-Encoding": "zstd"}, 400, "cannot be unpacked"),
+        (
+            zstandard.compress(bytes(2**27)),
+            {**PROTOBUF, "Content-Encoding": "zstd"},
+            413,
+            "unfolds",
+        ),
     ],
 )
 def test_a_body_that_is_no_message(http: httpx.Client, content, headers, status, words) -> None:
     answer = http.post("/forward_backward", content=content, headers=headers)
     assert answer.status_code == status
     assert words in answer.json()["detail"]
+
+
+def test_a_compressed_body_is_the_same_request(http: httpx.Client, model_id: str) -> None:
+    plain = pass_request(model_id, 1).SerializeToString()
+    packed = {**PROTOBUF, "Content-Encoding": "zstd"}
+    first = http.post("/forward_backward", content=zstandard.compress(plain), headers=packed)
+    again = http.post("/forward_backward", content=plain, headers=PROTOBUF)
+    assert first.json()["request_id"] == again.json()["request_id"]
+    broken = http.post("/forward_backward", content=zstandard.compress(plain)[:-3], headers=packed)
+    assert broken.status_code == 400
 
 
 def _cut(message) -> None:

@@ -119,6 +119,11 @@ class RunManager:
         self._snapshots.forget(run_id)
         await asyncio.to_thread(blobs.discard, self._snapshots.folder_of(run_id))
 
+    async def unload_run(self, run_id: str) -> None:
+        """Free what a run holds on the device, unless it has jobs; its next one restores it."""
+        if not self.active_of_run(run_id):
+            await self._residents.evict(run_id)
+
     async def need_base(self, base_model: str) -> None:
         """Load a base model unless it is resident."""
         await self._residents.need_base(base_model)

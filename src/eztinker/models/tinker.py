@@ -337,6 +337,23 @@ class RetrieveFuture(TinkerModel):
     allow_metadata_only: bool = False
 
 
+class FuturesTarget(TinkerModel):
+    """Whose futures ``retrieve_futures`` is about: one client of a sampling session."""
+
+    type: Literal["sampling_session"] = "sampling_session"
+    sampling_session_id: Text
+    cloned_sampler_id: Number = 0
+
+
+class RetrieveFutures(TinkerModel):
+    """``retrieve_futures``: all that has ended since ``prev_cursor``."""
+
+    target: FuturesTarget
+    prev_cursor: Number = 0
+    timeout: Annotated[float | None, Field(ge=0)] = None
+    retrieved_request_ids: list[str] = []
+
+
 class CancelFuture(TinkerModel):
     """``cancel_future``."""
 
@@ -355,6 +372,18 @@ class WeightsInfo(TinkerModel):
     tinker_path: Text
 
 
+class UnloadModel(TinkerModel):
+    """``unload_model`` of clients before protobuf."""
+
+    model_id: Text
+
+
+class JoinSamplingSession(TinkerModel):
+    """``join_sampling_session``: a number for one more client of a sampling session."""
+
+    sampling_session_id: Text
+
+
 class CopyWeights(TinkerModel):
     """``copy_weights``: into a slot of a session, or into a project."""
 
@@ -363,6 +392,40 @@ class CopyWeights(TinkerModel):
     model_seq_id: Number | None = None
     destination_project_id: Text | None = None
     ttl_seconds: Ttl = None
+
+
+class SearchOwner(Described):
+    """Whose sessions: the caller's own, all that it may see, or those of named owners."""
+
+    type: Literal["own", "accessible", "user"] = "own"
+    owner_urns: list[str] = []
+
+
+class StatusQuery(Described):
+    """One of the states to look for."""
+
+    type: Literal["active", "cancelled", "failed", "client_finished"]
+    reasons: list[Literal["success", "errored", "interrupted"]] | None = None
+
+
+class SearchCursor(TinkerModel):
+    """Where the next page begins: behind this session."""
+
+    last_created_at: Text
+    last_session_id: Text
+
+
+class SearchSessions(TinkerModel):
+    """``sessions/search``."""
+
+    session_id: Text | None = None
+    project_ids: list[str] | None = None
+    user_metadata: dict[str, str] = {}
+    display_name: Text | None = None
+    owner: SearchOwner = SearchOwner()
+    statuses: list[StatusQuery] | None = None
+    limit: Annotated[int, Field(ge=1, le=200)] = 50
+    cursor: SearchCursor | None = None
 
 
 class MoveSession(TinkerModel):

@@ -22,6 +22,7 @@ from eztinker.service import admission
 from eztinker.service.base_models import BaseModels
 from eztinker.service.jobs import Jobs, idempotency_scope
 from eztinker.service.view import View
+from eztinker.store import jobs as job_rows
 from eztinker.store import log as operation_log
 from eztinker.store import runs
 from eztinker.store.database import Database
@@ -172,6 +173,21 @@ class Runs(View):
             lambda connection: runs.list_runs(
                 connection, limit=limit, offset=offset, base_model=base_model, owner=owner
             )
+        )
+
+    async def unload(self, run_id: str) -> None:
+        """Free what an idle run holds on the device; one with unfinished jobs keeps it.
+
+        Raises:
+            NotFoundError: code ``run_not_found``.
+        """
+        await self.get(run_id)
+        await self._engine.unload_run(run_id)
+
+    async def last_used(self, run_ids: list[str]) -> dict[str, float]:
+        """When the newest job of each run arrived, in seconds since the epoch."""
+        return await self._database.read(
+            lambda connection: job_rows.newest_arrivals(connection, run_ids)
         )
 
     async def delete(self, run_id: str) -> None:

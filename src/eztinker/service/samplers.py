@@ -42,6 +42,17 @@ class Samplers(View):
         await self._database.write(lambda connection: sessions.put_sampler(connection, sampler))
         return sampler
 
+    async def join(self, sampler_id: str) -> int:
+        """A number from 1 for one more client of a sampler, given out once; its first client is 0.
+
+        Raises:
+            NotFoundError: code ``sampler_not_found``.
+        """
+        await self.get(sampler_id)
+        return await self._database.write(
+            lambda connection: sessions.count_client(connection, sampler_id)
+        )
+
     async def get(self, sampler_id: str) -> SamplerRecord:
         """The sampler.
 

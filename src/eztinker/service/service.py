@@ -20,6 +20,7 @@ from eztinker.errors import EZTinkerError
 from eztinker.service.accounts import Accounts
 from eztinker.service.base_models import BaseModels
 from eztinker.service.checkpoints import Checkpoints
+from eztinker.service.completions import Completions
 from eztinker.service.jobs import Jobs
 from eztinker.service.runs import Runs
 from eztinker.service.samplers import Samplers
@@ -40,7 +41,7 @@ class Service:
     Attributes:
         config: its settings.
         base_models, runs, jobs, checkpoints: what can be asked for.
-        sessions, samplers: what clients of the Tinker protocol name besides.
+        sessions, samplers, completions: what clients of the Tinker protocol name besides.
         accounts: who may ask.
         principal: for whom it is; see ``seen_by``.
     """
@@ -60,6 +61,7 @@ class Service:
         self.sessions = Sessions(self._database)
         self.samplers = Samplers(self._database)
         self.accounts = Accounts(config, self._database)
+        self.completions = Completions(self._database, self._engine)
         self._started_at_s = time.monotonic()
         self._background: list[asyncio.Task[None]] = []
 

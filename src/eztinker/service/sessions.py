@@ -10,9 +10,13 @@ import time
 import uuid
 
 from eztinker.service.view import View
+from eztinker.store import jobs as job_rows
 from eztinker.store import sessions
 from eztinker.store.database import Database
-from eztinker.types.records import SessionRecord
+from eztinker.types.records import JobSpan, SessionRecord
+
+ALIVE_S = 120.0
+"""How long after a heartbeat (one comes every ten seconds) a client counts as alive."""
 
 
 class Sessions(View):
@@ -22,6 +26,7 @@ class Sessions(View):
         self._database = database
         # A heartbeat comes every ten seconds from every client: it shall not read the disk.
         self._owner_of_seen: dict[str, str] = {}
+        self._heard_s: dict[str, float] = {}
 
     async def create(
         self,
@@ -73,6 +78,31 @@ class Sessions(View):
         """All sessions in sight, newest first."""
         return await self._database.read(
             lambda connection: sessions.list_sessions(connection, self.principal.owner_in_sight)
+        )
+
+    def is_alive(self, session_id: str) -> bool:
+        """Whether its client has been heard of within the last minutes."""
+        return time.monotonic() - self._heard_s.get(session_id, -ALIVE_S) < ALIVE_S
+
+    async def heard(self, session_id: str) -> None:
+        """A client says that it is there.
+
+        Raises:
+            NotFoundError: code ``session_not_found``.
+        """
+        await self.need(session_id)
+        self._heard_s[session_id] = time.monotonic()
+
+    async def trace(self, session_id: str) -> list[JobSpan]:
+        """When the jobs of a session's runs and samplers came, started and ended, oldest first.
+
+        Raises:
+            NotFoundError: code ``session_not_found``.
+        """
+        await self.get(session_id)
+        run_ids, sampler_ids = await self.contents(session_id)
+        return await self._database.read(
+            lambda connection: job_rows.list_spans(connection, run_ids, sampler_ids)
         )
 
     async def finish(self, session_id: str, status: str) -> None:

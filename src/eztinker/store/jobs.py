@@ -6,7 +6,8 @@ What changes them stands in ``log.py``. Functions over an open connection, calle
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, fields
 from typing import Any
 
 import msgspec
@@ -18,7 +19,7 @@ from eztinker.types import codec
 from eztinker.types.messages import ErrorInfo, PassPlan
 from eztinker.types.operations import OPERATION_TYPES, RESULT_TYPES, STATE_KINDS, Operation, Result
 from eztinker.types.principal import LOCAL_OWNER
-from eztinker.types.records import JobRecord
+from eztinker.types.records import JobRecord, JobSpan
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +68,9 @@ class StoredJob:
             error=self.error,
             owner=self.owner,
         )
+
+
+_SPAN = tuple(field.name for field in fields(JobSpan))
 
 
 def get_job(connection: sa.Connection, job_id: str) -> StoredJob:
@@ -148,6 +152,58 @@ def list_replayable(connection: sa.Connection, run_id: str, *, after_seq: int) -
         .order_by(jobs.c.seq)
     )
     return [stored_job(row) for row in connection.execute(query)]
+
+
+def list_of_sampler(
+    connection: sa.Connection, scopes: Collection[str], sampler_id: str
+) -> list[tuple[str, int, str]]:
+    """Id, the client's number, and status of the jobs of one sampler, in order of arrival.
+
+    Their idempotency keys are ``<sampler_id>/<number>``, so the range of keys finds them by its index.
+
+    Args:
+        scopes: idempotency scopes that they may have.
+        sampler_id: whose jobs.
+    """
+    first = f"{sampler_id}/"
+    query = (
+        sa.select(jobs.c.job_id, jobs.c.idempotency_key, jobs.c.status)
+        .where(jobs.c.idempotency_scope.in_(scopes))
+        .where(jobs.c.idempotency_key.between(first, f"{sampler_id}0"))
+        .order_by(jobs.c.number)
+    )
+    numbered = (
+        (row.job_id, row.idempotency_key.removeprefix(first), row.status)
+        for row in connection.execute(query)
+    )
+    return [(job_id, int(text), status) for job_id, text, status in numbered if text.isdecimal()]
+
+
+def list_spans(
+    connection: sa.Connection, run_ids: list[str], sampler_ids: list[str]
+) -> list[JobSpan]:
+    """Times of the ended jobs of runs, and of those of samplers that belong to no run, oldest first."""
+    lane = sa.func.coalesce(
+        jobs.c.run_id,
+        sa.func.substr(jobs.c.idempotency_key, 1, sa.func.instr(jobs.c.idempotency_key, "/") - 1),
+    ).label("lane")
+    columns = [jobs.c[name] for name in _SPAN if name != "lane"]
+    query = (
+        sa.select(lane, *columns)
+        .where(lane.in_([*run_ids, *sampler_ids]) & jobs.c.finished_at_s.is_not(None))
+        .order_by(jobs.c.number)
+    )
+    return [JobSpan(**row._mapping) for row in connection.execute(query)]
+
+
+def newest_arrivals(connection: sa.Connection, run_ids: list[str]) -> dict[str, float]:
+    """When the newest job of each run arrived, in seconds since the epoch."""
+    query = (
+        sa.select(jobs.c.run_id, sa.func.max(jobs.c.created_at_s))
+        .where(jobs.c.run_id.in_(run_ids))
+        .group_by(jobs.c.run_id)
+    )
+    return {run_id: at_s for run_id, at_s in connection.execute(query).tuples() if run_id}
 
 
 def stored_job(row: Any) -> StoredJob:

@@ -5,12 +5,16 @@ Functions over an open connection, called inside ``Database.write`` or ``read``.
 
 from __future__ import annotations
 
+import dataclasses
+
 import msgspec
 import sqlalchemy as sa
 
 from eztinker.errors import ConflictError, NotFoundError
 from eztinker.store.tables import runs, samplers, sessions
 from eztinker.types.records import SamplerRecord, SessionRecord
+
+_SAMPLER = tuple(field.name for field in dataclasses.fields(SamplerRecord))
 
 
 def insert_session(connection: sa.Connection, session: SessionRecord) -> None:
@@ -91,9 +95,7 @@ def put_sampler(connection: sa.Connection, sampler: SamplerRecord) -> None:
     """
     known = _find_sampler(connection, sampler.sampler_id)
     if known is None:
-        connection.execute(
-            samplers.insert().values({name: getattr(sampler, name) for name in samplers.c.keys()})  # noqa: SIM118
-        )
+        connection.execute(samplers.insert().values(**dataclasses.asdict(sampler)))
         return
     same = (known.base_model, known.run_id, known.checkpoint) == (
         sampler.base_model,
@@ -129,6 +131,18 @@ def sampler_not_found(sampler_id: str) -> NotFoundError:
     )
 
 
+def count_client(connection: sa.Connection, sampler_id: str) -> int:
+    """Count one more client of a sampler, and return how many have joined.
+
+    Raises:
+        NotFoundError: code ``sampler_not_found``.
+    """
+    get_sampler(connection, sampler_id)
+    this = samplers.c.sampler_id == sampler_id
+    connection.execute(samplers.update().where(this).values(num_joined=samplers.c.num_joined + 1))
+    return connection.execute(sa.select(samplers.c.num_joined).where(this)).scalar_one()
+
+
 def list_sampler_ids(connection: sa.Connection, session_id: str) -> list[str]:
     """Samplers of a session, oldest first."""
     query = sa.select(samplers.c.sampler_id).where(samplers.c.session_id == session_id)
@@ -139,7 +153,7 @@ def _find_sampler(connection: sa.Connection, sampler_id: str) -> SamplerRecord |
     row = connection.execute(
         sa.select(samplers).where(samplers.c.sampler_id == sampler_id)
     ).one_or_none()
-    return None if row is None else SamplerRecord(**row._mapping)
+    return None if row is None else SamplerRecord(**{name: row._mapping[name] for name in _SAMPLER})
 
 
 def _session(row: sa.Row) -> SessionRecord:

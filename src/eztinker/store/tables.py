@@ -127,6 +127,8 @@ samplers = Table(
     Column("run_id", Text, nullable=True),
     Column("checkpoint", Text, nullable=True),
     Column("owner", Text, nullable=False, server_default="local"),
+    # Clients besides the first: each has numbers of its own for its requests.
+    Column("num_joined", Integer, nullable=False, server_default="0"),
 )
 Index("ix_samplers_session", samplers.c.session_id)
 

@@ -168,6 +168,25 @@ class KeyRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class JobSpan:
+    """The times of a job that has ended, for a timeline.
+
+    Attributes:
+        lane: the run or sampler it belongs to.
+        started_at_s: None if it never ran.
+    """
+
+    job_id: str
+    lane: str
+    kind: str
+    status: JobStatus
+    seq: int | None
+    created_at_s: float
+    started_at_s: float | None
+    finished_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class BaseModelRecord:
     """A base model by name: where it lies and what its config says, without its weights.
 

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from eztinker.api.bodies import check_num_values, parse, read_bytes
+from eztinker.api.tinker.encodings import decoded
 from eztinker.api.tinker.errors import error_response
 from eztinker.api.tinker.paths import TYPE_OF_KIND, CheckpointPath
 from eztinker.errors import (
@@ -24,7 +25,6 @@ from eztinker.errors import (
     InvalidRequestError,
     NotFoundError,
     ServerError,
-    UserError,
 )
 from eztinker.models.tinker import TinkerModel
 
@@ -110,10 +110,8 @@ class Call:
         """The protobuf body.
 
         Raises:
-            UserError: code ``unsupported_media_type``.
             InvalidRequestError: code ``invalid_protobuf``.
         """
-        self._refuse_encoding()
         message = cls()
         try:
             message.ParseFromString(await self._read())
@@ -135,18 +133,9 @@ class Call:
     async def _read(self) -> bytes:
         if self._raw is None:
             limit = self.service.config.limits.max_body_bytes
-            self._raw = await read_bytes(self._request, limit)
+            encoding = self._request.headers.get("content-encoding", "identity")
+            self._raw = decoded(await read_bytes(self._request, limit), encoding, limit)
         return self._raw
-
-    def _refuse_encoding(self) -> None:
-        encoding = self._request.headers.get("content-encoding", "identity").lower()
-        if encoding != "identity":
-            raise UserError(
-                f"Content-Encoding {encoding[:100]!r} is not read here. Send the body as it is "
-                "(proto_compress_fwdbwd is off in client/config).",
-                code="unsupported_media_type",
-                field="Content-Encoding",
-            )
 
     def _whole_number(self, name: str, default: int, *, most: int) -> int:
         text = self._request.query_params.get(name)

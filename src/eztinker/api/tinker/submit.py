@@ -128,6 +128,19 @@ def promise(job: JobRecord) -> Response:
     return answer(content)
 
 
+_UNLOAD = "unload:"
+
+
+def unload_promise(model_id: str) -> Response:
+    """The promise of an unloading that has been done: its id says whose, so nothing is kept of it."""
+    return answer({"request_id": f"{_UNLOAD}{model_id}", "model_id": model_id})
+
+
+def model_of_unload(request_id: str) -> str | None:
+    """Whose unloading a promise is about; None for every other promise."""
+    return request_id.removeprefix(_UNLOAD) if request_id.startswith(_UNLOAD) else None
+
+
 def _in_words_of_this_wire(error: EZTinkerError) -> EZTinkerError:
     """Admission names fields as the native wire has them."""
     error.message = error.message.replace("].input_ids", "].model_input")

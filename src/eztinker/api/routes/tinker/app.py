@@ -13,7 +13,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from eztinker.api.routes.tinker import downloads, futures, models, rest, sampling, session, training
+from eztinker.api.routes.tinker import (
+    downloads,
+    futures,
+    history,
+    models,
+    rest,
+    sampling,
+    session,
+    training,
+)
 from eztinker.api.tinker.errors import error_response
 from eztinker.errors import NotFoundError, UserError
 
@@ -27,6 +36,7 @@ ROUTES = (
     *sampling.ROUTES,
     *futures.ROUTES,
     *rest.ROUTES,
+    *history.ROUTES,
     *downloads.ROUTES,
 )
 

@@ -1,4 +1,6 @@
-"""Futures of the Tinker wire, which are our jobs: a poll that is held open, and cancelling."""
+"""Futures of the Tinker wire, which are our jobs: polls that are held open, one by one or for all of a
+sampling client's at once, and cancelling.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from eztinker.api.tinker import passes, samples
 from eztinker.api.tinker.endpoint import PROTOBUF, Call, answer, endpoint, nothing
 from eztinker.api.tinker.errors import future_category
 from eztinker.api.tinker.paths import EPHEMERAL, path_of_stored
+from eztinker.api.tinker.submit import model_of_unload
 from eztinker.models import tinker as wire
 from eztinker.service.sessions import sampler_id_of
 from eztinker.types.operations import (
@@ -31,6 +34,9 @@ POLL_S = 20.0
 async def retrieve_future(call: Call) -> Response:
     """The result of an operation, its error, or after a while that it is not there yet."""
     body = await call.body(wire.RetrieveFuture)
+    unloaded = model_of_unload(body.request_id)
+    if unloaded is not None:
+        return answer({"type": "unload_model", "model_id": unloaded})
     job = await call.service.jobs.wait(body.request_id, POLL_S)
     if job.status not in FINAL_STATUSES:
         return _try_again(job)
@@ -111,6 +117,26 @@ def _saved_fields(saved: CheckpointSaved) -> dict[str, Any]:
     return {"type": kind, "path": str(path), "size_bytes": saved.size_bytes}
 
 
+async def retrieve_futures(call: Call) -> Response:
+    """Which samples of one client have ended since it last asked; their results are fetched one by one.
+
+    What the client has retrieved is not told again. Its results stay: a lost answer may be asked for.
+    """
+    body = await call.body(wire.RetrieveFutures)
+    sampler = await call.service.samplers.get(body.target.sampling_session_id)
+    ended, cursor = await call.service.completions.wait(
+        sampler,
+        body.target.cloned_sampler_id,
+        after=body.prev_cursor,
+        known=frozenset(body.retrieved_request_ids),
+        timeout_s=POLL_S if body.timeout is None else min(body.timeout, POLL_S),
+    )
+    completions = [
+        {"state": "finished" if one.ok else "failed", "request_id": one.job_id} for one in ended
+    ]
+    return answer({"completions": completions, "cursor": cursor})
+
+
 async def cancel_future(call: Call) -> Response:
     """Stop an operation that nobody waits for any more."""
     body = await call.body(wire.CancelFuture)
@@ -120,5 +146,6 @@ async def cancel_future(call: Call) -> Response:
 
 ROUTES = (
     endpoint("POST", "/retrieve_future", retrieve_future),
+    endpoint("POST", "/retrieve_futures", retrieve_futures),
     endpoint("POST", "/cancel_future", cancel_future),
 )

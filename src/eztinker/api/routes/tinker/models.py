@@ -15,7 +15,7 @@ from eztinker.api.tinker.metadata import (
     quantization_of,
 )
 from eztinker.api.tinker.paths import parse_path
-from eztinker.api.tinker.submit import promise, resolve_base, submit_body
+from eztinker.api.tinker.submit import promise, resolve_base, submit_body, unload_promise
 from eztinker.errors import InvalidRequestError, UnsupportedError
 from eztinker.models import tinker as wire
 from eztinker.service.sessions import run_id_of
@@ -151,8 +151,19 @@ async def get_info(call: Call) -> Response:
     )
 
 
+async def unload_model(call: Call) -> Response:
+    """Free what a model holds on the device; its next operation takes it up again.
+
+    Clients before protobuf can ask for it.
+    """
+    body = await call.body(wire.UnloadModel)
+    await call.service.runs.unload(body.model_id)
+    return unload_promise(body.model_id)
+
+
 ROUTES = (
     endpoint("POST", "/create_model", create_model),
     endpoint("POST", "/load_weights", load_weights),
     endpoint("POST", "/get_info", get_info),
+    endpoint("POST", "/unload_model", unload_model),
 )

@@ -1,4 +1,4 @@
-"""What exists, on the Tinker wire: training runs, checkpoints, sessions."""
+"""What exists, on the Tinker wire: training runs and checkpoints."""
 
 from __future__ import annotations
 
@@ -28,18 +28,16 @@ from eztinker.models import tinker as wire
 from eztinker.service.sessions import run_id_of
 from eztinker.types.records import CheckpointRecord, RunRecord
 
-OWNER = "local"
-"""There are no accounts; everything belongs to whoever runs the server."""
-
 
 async def list_runs(call: Call) -> Response:
     """Training runs, newest first."""
     limit, offset = call.page(20)
     runs, total = await call.service.runs.list(limit=limit, offset=offset, base_model=None)
     checkpoints = await call.service.checkpoints.list(run_id=None)
+    used = await call.service.runs.last_used([run.run_id for run in runs])
     return answer(
         {
-            "training_runs": [_run_fields(run, checkpoints) for run in runs],
+            "training_runs": [_run_fields(run, checkpoints, used) for run in runs],
             "cursor": _cursor(limit, offset, total),
         }
     )
@@ -48,20 +46,23 @@ async def list_runs(call: Call) -> Response:
 async def get_run(call: Call) -> Response:
     """One training run."""
     run = await call.service.runs.get(call.path("run_id"))
-    return answer(_run_fields(run, await call.service.checkpoints.list(run_id=run.run_id)))
+    checkpoints = await call.service.checkpoints.list(run_id=run.run_id)
+    return answer(_run_fields(run, checkpoints, await call.service.runs.last_used([run.run_id])))
 
 
-def _run_fields(run: RunRecord, checkpoints: list[CheckpointRecord]) -> dict[str, Any]:
+def _run_fields(
+    run: RunRecord, checkpoints: list[CheckpointRecord], used: dict[str, float]
+) -> dict[str, Any]:
     own = [entry for entry in checkpoints if entry.run_id == run.run_id and is_listed(entry)]
     newest = {path_of_stored(entry.run_id, entry.name).kind: entry for entry in own}
     fields: dict[str, Any] = {
         "training_run_id": run.run_id,
         "base_model": run.base_model,
-        "model_owner": OWNER,
+        "model_owner": run.owner,
         "is_lora": True,
         "lora_rank": run.lora.r,
         "corrupted": False,
-        "last_request_time": iso_time(run.created_at_s),
+        "last_request_time": iso_time(used.get(run.run_id, run.created_at_s)),
         "user_metadata": run.user_metadata,
     }
     if "weights" in newest:
@@ -184,38 +185,6 @@ async def copy_weights(call: Call) -> Response:
     return answer({"tinker_path": str(replace(source, run_id=target_run_id))})
 
 
-# Sessions -----------------------------------------------------------------------------------------
-
-
-async def list_sessions(call: Call) -> Response:
-    """Ids of sessions, newest first."""
-    limit, offset = call.page(20)
-    sessions = await call.service.sessions.list()
-    page = sessions[offset : offset + limit]
-    return answer({"sessions": [session.session_id for session in page]})
-
-
-async def get_session(call: Call) -> Response:
-    """What a session has made."""
-    session = await call.service.sessions.get(call.path("session_id"))
-    run_ids, sampler_ids = await call.service.sessions.contents(session.session_id)
-    fields: dict[str, Any] = {
-        "training_run_ids": run_ids,
-        "sampler_ids": sampler_ids,
-        "user_metadata": session.user_metadata,
-    }
-    if session.display_name is not None:
-        fields["display_name"] = session.display_name
-    return answer(fields)
-
-
-async def move_session(call: Call) -> Response:
-    """Put a session into a project."""
-    body = await call.body(wire.MoveSession)
-    await call.service.sessions.move(call.path("session_id"), body.project_id)
-    return nothing()
-
-
 ROUTES = (
     endpoint("GET", "/training_runs", list_runs),
     endpoint("GET", "/training_runs/{run_id}", get_run),
@@ -227,7 +196,4 @@ ROUTES = (
     endpoint("PUT", f"{CHECKPOINT}/ttl", set_ttl),
     endpoint("POST", "/weights_info", weights_info),
     endpoint("POST", "/copy_weights", copy_weights),
-    endpoint("GET", "/sessions", list_sessions),
-    endpoint("GET", "/sessions/{session_id}", get_session),
-    endpoint("PUT", "/sessions/{session_id}/project", move_session),
 )

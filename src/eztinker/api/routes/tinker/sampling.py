@@ -58,8 +58,16 @@ async def asample(call: Call) -> Response:
         idempotency_key=samples.identity(body),
         request_digest=call.digest,
     )
+    await call.service.completions.expect(sampler, body.seq_id, job)
     ids = [f"{job.job_id}-{index}" for index in range(body.num_samples)]
     return answer({"request_id": job.job_id, "sample_sequence_ids": ids})
+
+
+async def join_sampling_session(call: Call) -> Response:
+    """A number for one more client of a sampler, such as a copy in another process."""
+    body = await call.body(wire.JoinSamplingSession)
+    counter = await call.service.samplers.join(body.sampling_session_id)
+    return answer({"type": "join_sampling_session", "client_counter": counter})
 
 
 async def get_sampler(call: Call) -> Response:
@@ -74,5 +82,6 @@ async def get_sampler(call: Call) -> Response:
 ROUTES = (
     endpoint("POST", "/create_sampling_session", create_sampling_session),
     endpoint("POST", "/asample", asample),
+    endpoint("POST", "/join_sampling_session", join_sampling_session),
     endpoint("GET", "/samplers/{sampler_id}", get_sampler),
 )

@@ -17,9 +17,19 @@ _STATUS_OF_REASON = {"success": "finished", "errored": "errored", "interrupted":
 
 
 async def client_config(call: Call) -> Response:
-    """Switches of the client; all stay at its own defaults."""
+    """Switches of the client that differ from its own defaults.
+
+    One poll tells of all samples of a client, a copy of a client gets its number from us, and large
+    bodies are compressed unless they stay on this machine.
+    """
     await call.drop_body()
-    return answer({})
+    return answer(
+        {
+            "sample_use_retrieve_futures": True,
+            "sample_join_sampling_session": True,
+            "proto_compress_fwdbwd": not call.is_local,
+        }
+    )
 
 
 async def dynamic_config(call: Call) -> Response:
@@ -47,7 +57,7 @@ async def heartbeat(call: Call) -> Response:
     """A client is alive. 410 for a session of another server ends its heartbeats."""
     body = await call.body(wire.Heartbeat)
     try:
-        await call.service.sessions.need(body.session_id)
+        await call.service.sessions.heard(body.session_id)
     except NotFoundError as error:
         return answer({"detail": error.message, "code": error.code}, 410)
     return answer({"type": "session_heartbeat"})

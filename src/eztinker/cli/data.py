@@ -1,31 +1,20 @@
-"""``data inspect``: what a data file holds, before anything is trained on it."""
+"""``data inspect``: what a data file holds, and how it looks to a model, before anything is trained on it."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from eztinker.cli.options import AsJson
-from eztinker.cli.output import note, print_json, print_table
+from eztinker.cli.options import ApiKey, AsJson, BaseUrl, connect
+from eztinker.cli.output import note, print_json, print_table, print_text
 from eztinker.cli.texts import say
-from eztinker.errors import InvalidRequestError
-
-if TYPE_CHECKING:
-    from eztinker.dataset.rows import Row
 
 app = typer.Typer(no_args_is_help=True)
 
-MAX_SHOWN_PROBLEMS = 5
-_SHAPES = {
-    "preference pairs": {"chosen", "rejected"},
-    "questions and answers": {"question", "answer"},
-    "instructions": {"instruction", "output"},
-}
-"""Shape -> the fields that make a row one of it."""
+_BAR_WIDTH = 40
+_SHOWN_BELOW = ("bad", "histogram", "rendered")
 
 
 @app.callback()
@@ -36,65 +25,57 @@ def group() -> None:
 @app.command(help=say("data inspect"))
 def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False)],
+    model: Annotated[str, typer.Option("--model", help=say("data inspect model"))] = "nano",
+    rows: Annotated[int, typer.Option("--rows", min=0, help=say("data inspect rows"))] = 2,
+    max_length: Annotated[
+        int | None, typer.Option("--max-length", min=2, help=say("data inspect max-length"))
+    ] = None,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print rows, fields and shape of a JSON, JSONL or parquet file, and the first problems in it."""
-    from eztinker.dataset.rows import read_rows
+    """Print counts, formats, lengths and the first rows rendered; bad rows with file and line on stderr."""
+    from eztinker.dataset.inspection import inspect_file
+    from eztinker.errors import NotFoundError
 
     if not file.is_file():
-        raise InvalidRequestError(f"{file} is not a file.", field="FILE")
-    facts = {"file": str(file), **describe(read_rows(file))}
+        raise NotFoundError(f"{file} is not a file.", field="FILE", code="dataset_not_found")
+    tokenizer = _tokenizer(model, base_url, api_key)
+    facts = inspect_file(file, tokenizer, num_rows=rows, max_length=max_length)
     if as_json:
         print_json(facts)
-        return
-    problems = facts.pop("problems")
-    rows = [(name.replace("_", " "), _cell(value)) for name, value in facts.items()]
-    print_table(("", ""), rows)
-    for problem in problems:
-        note(problem)
+    else:
+        _show(facts)
 
 
-def describe(rows: Iterable[Row]) -> dict[str, Any]:
-    """Counts over all rows.
+def _tokenizer(model: str, base_url: str | None, api_key: str | None) -> Any:
+    """The built-in model's and a folder's tokenizer without a server, any other from the server."""
+    import eztinker
+    from eztinker.rendering.tokenizer import Tokenizer
 
-    Returns:
-        ``num_rows``; ``fields`` and ``shapes``, name -> number of rows; ``num_invalid`` conversations and
-        the first ``problems`` among them, each with file and line.
-    """
-    fields, shapes, problems, num_rows = Counter[str](), Counter[str](), list[str](), 0
-    for row in rows:
-        num_rows += 1
-        fields.update(row.data.keys())
-        shape, problem = _look_at(row)
-        shapes[shape] += 1
-        if problem:
-            problems.append(f"{row.where}: {problem}")
-    return {
-        "num_rows": num_rows,
-        "fields": dict(fields),
-        "shapes": dict(shapes),
-        "num_invalid": len(problems),
-        "problems": problems[:MAX_SHOWN_PROBLEMS],
-    }
+    if model == "nano":
+        return Tokenizer.from_folder(Path(eztinker.__file__).parent / "assets" / "nano")
+    if Path(model).is_dir():
+        return Tokenizer.from_folder(model)
+    with connect(base_url, api_key) as client:
+        return client.get_tokenizer(model)
 
 
-def _look_at(row: Row) -> tuple[str, str]:
-    """Shape of a row, and what is wrong with it if it is a conversation and no valid one."""
-    from eztinker.dataset.conversation import read_conversation
-
-    if "conversations" in row.data or "messages" in row.data:
-        try:
-            dialect = read_conversation(row.data, "").dialect
-        except InvalidRequestError as error:
-            return "invalid conversations", error.message
-        return f"conversations ({dialect})", ""
-    for shape, needed in _SHAPES.items():
-        if needed <= row.data.keys():
-            return shape, ""
-    return "other", ""
+def _show(facts: dict[str, Any]) -> None:
+    shown = {name: value for name, value in facts.items() if name not in _SHOWN_BELOW}
+    print_table(("", ""), [(name.replace("_", " "), _cell(value)) for name, value in shown.items()])
+    histogram = facts.get("histogram", [])
+    most = max((one["count"] for one in histogram), default=1)
+    for one in histogram:
+        bar = "█" * round(_BAR_WIDTH * one["count"] / most)
+        print_text(f"{one['from']:>7} - {one['to']:>7} {one['count']:>7} {bar}")
+    for row in facts.get("rendered", []):
+        print_text(f"--- {row['where']} ({row['format']}) ---\n{row['text']}")
+    for text in facts.get("bad", []):
+        note(text)
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} ({count})" for name, count in value.items()) or "-"
+        return ", ".join(f"{name} {count}" for name, count in value.items()) or "-"
     return str(value)

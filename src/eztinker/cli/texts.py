@@ -61,9 +61,15 @@ _CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "data": ("Look into data files.", "查看数据文件。"),
     "data inspect": (
-        "Say what a JSON or JSONL file holds: rows, fields, shape.",
-        "说明 JSON 或 JSONL 文件的内容：行数、字段、格式。",
+        "Say what a data file holds: formats, lengths, bad rows, and the first rows as a model sees them.",
+        "说明数据文件的内容：格式、长度、有问题的行，以及模型看到的前几行。",
     ),
+    "data inspect model": (
+        "Model whose tokenizer and chat template are used (nano, a folder, or a name of the server).",
+        "使用其分词器与对话模板的模型（nano、目录或服务器上的名称）。",
+    ),
+    "data inspect rows": ("Rows to render.", "显示的行数。"),
+    "data inspect max-length": ("Count rows longer than this.", "统计超过该长度的行。"),
     # Options
     "recipe config": ("YAML file with settings.", "设置文件（YAML）。"),
     "recipe dry-run": (

@@ -1,12 +1,14 @@
-"""Rows of a data file (JSON lines, a JSON array, parquet), each with the place it came from.
+"""Rows of a data file (JSON lines, a JSON array, both also gzipped; parquet), each with the place it came from.
 
 It knows no data set: what a row must hold is checked by the sets, which name the place in their errors.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,8 +39,16 @@ class Row:
         return f"{self.path}:{self.line}"
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+OnBad = Callable[[int, str], None]
+
+
+def read_rows(path: Path, on_bad: OnBad | None = None) -> Iterator[Row]:
     """Rows of a file, one after another; JSON array or JSON lines is seen from the content.
+
+    Args:
+        path: the file.
+        on_bad: called with line and reason of a JSON line that is no object, which is then left out; None makes
+            it an error. What breaks a whole file (an array, bytes that are no UTF-8) is an error in any case.
 
     Raises:
         InvalidRequestError: broken JSON, a row that is no object, not UTF-8; the message has file and line.
@@ -46,7 +56,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     """
     if path.suffix == ".parquet":
         return _read_parquet(path)
-    return _read_json(path)
+    return _read_json(path, on_bad)
 
 
 def check_can_read(path: Path) -> None:
@@ -59,31 +69,47 @@ def check_can_read(path: Path) -> None:
         )
 
 
-def _read_json(path: Path) -> Iterator[Row]:
+def _read_json(path: Path, on_bad: OnBad | None) -> Iterator[Row]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        packed = path.read_bytes()
+        data = gzip.decompress(packed) if path.suffix == ".gz" else packed
+        text = data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise InvalidRequestError(
             f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8.", field="data_path"
         ) from error
-    except OSError as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InvalidRequestError(f"{path} cannot be read: {error}.", field="data_path") from error
-    return _array_rows(path, text) if text.lstrip()[:1] == "[" else _line_rows(path, text)
+    return _array_rows(path, text) if text.lstrip()[:1] == "[" else _line_rows(path, text, on_bad)
 
 
-def _line_rows(path: Path, text: str) -> Iterator[Row]:
+def _line_rows(path: Path, text: str, on_bad: OnBad | None) -> Iterator[Row]:
     # split("\n"), not splitlines(): U+2028 and form feeds may stand inside JSON strings.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                value = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InvalidRequestError(
-                    f"{path}:{number}: broken JSON ({error.msg}, column {error.colno}). "
-                    "Expected one JSON object per line, or one array of objects.",
-                    field="data_path",
-                ) from error
-            yield _row(value, path, number)
+                row = _line_row(line, path, number)
+            except InvalidRequestError as error:
+                if on_bad is None:
+                    raise
+                on_bad(number, error.message.removeprefix(f"{path}:{number}: "))
+                continue
+            yield row
+
+
+def _line_row(line: str, path: Path, number: int) -> Row:
+    try:
+        return _row(json.loads(line), path, number)
+    except (json.JSONDecodeError, RecursionError) as error:
+        said = (
+            f"{error.msg}, column {error.colno}"
+            if isinstance(error, json.JSONDecodeError)
+            else "nested too deeply"
+        )
+        raise InvalidRequestError(
+            f"{path}:{number}: broken JSON ({said}). Expected one JSON object per line, or one array of objects.",
+            field="data_path",
+        ) from error
 
 
 def _array_rows(path: Path, text: str) -> Iterator[Row]:

@@ -17,7 +17,9 @@ from eztinker.errors import NotFoundError
 from eztinker.recipes.experiment.plan import Plan
 from eztinker.recipes.experiment.settings import RecipeConfig
 
-RECIPES: dict[str, tuple[str, str]] = {}
+RECIPES: dict[str, tuple[str, str]] = {
+    "sft": ("eztinker.recipes.sft", "supervised fine-tuning on given answers"),
+}
 """Name -> (module, one line that says what it does)."""
 
 

@@ -59,12 +59,14 @@ def test_data_inspect(run: Run, empty_folder: Path):
     (empty_folder / "rows.jsonl").write_text(lines)
     facts = json.loads(run("data", "inspect", "rows.jsonl", "--json").stdout)
     assert facts["num_rows"] == 3
-    assert facts["fields"] == {"question": 1, "answer": 1, "messages": 1, "conversations": 1}
-    assert facts["shapes"]["questions and answers"] == 1
-    assert facts["num_invalid"] == 1
-    assert facts["problems"][0].startswith("rows.jsonl:3: ")
-    assert "rows.jsonl:3: " in run("data", "inspect", "rows.jsonl").stderr
-    assert run("data", "inspect", "absent.jsonl").code == 2
+    assert facts["formats"] == {"question_answer": 1, "messages": 1}
+    assert facts["num_bad"] == 1
+    assert facts["bad"][0].startswith("rows.jsonl:3: ")
+    assert "⟦y<|im_end|>⟧" in facts["rendered"][1]["text"]
+    shown = run("data", "inspect", "rows.jsonl")
+    assert "rows.jsonl:3: " in shown.stderr
+    assert "█" in shown.stdout
+    assert run("data", "inspect", "absent.jsonl").code == 4
 
 
 def test_server_flags_become_settings(run: Run, monkeypatch: pytest.MonkeyPatch):

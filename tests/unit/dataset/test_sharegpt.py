@@ -195,7 +195,7 @@ INVALID = [
     ({"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}, "turn 1"),
     ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": " "}]}, "empty"),
     ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": None}]}, "empty"),
-    ({"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]}, "'tool'"),
+    ({"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]}, "by the tool"),
     ({"messages": [{"role": "user", "content": "a"}, {"from": "gpt", "value": "b"}]}, "turn 1"),
     ({"messages": [{"role": "user", "content": "\ud800"}, {"role": "assistant", "content": "b"}]}, "surrogate"),
 ]  # fmt: skip
@@ -340,7 +340,7 @@ REAL_SIZES = {
     "derived/dialect_a_zh.jsonl": (300, 0),
     "derived/dialect_b_en.jsonl": (300, 0),
     "derived/dialect_b_zh.json": (300, 0),
-    "original/glaive_toolcall_en_demo.json": (147, 153),
+    "original/glaive_toolcall_en_demo.json": (300, 0),
     "original/kto_en_demo.json": (300, 0),
 }
 

@@ -42,7 +42,7 @@ def train(
         loss_fn_config: its settings.
         figures_of: further figures of a step for ``metrics.jsonl``.
         between: called with the steps done, after every ``every`` of them and after the last; True ends the
-            training (early stopping).
+            training (early stopping). Called again for the same step when the experiment is continued there.
         every: see ``between``.
 
     Returns:
@@ -50,6 +50,9 @@ def train(
     """
     schedule = session.config.schedule(num_steps)
     left = list(stretches(session.step, num_steps, every, session.config.save_steps))
+    is_at_end = session.step == num_steps or is_due(session.step, every)
+    if session.step and is_at_end and between is not None and between(session.step):
+        left = []  # interrupted just before it, or ended by it already
     for first, last in left:
         steps = (
             Step(data_of(i), schedule.rate(i), loss_fn, loss_fn_config or {})

@@ -6,7 +6,7 @@ Made by the recipes, printed by the command line; nothing is created or trained 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -34,18 +34,6 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """JSON types."""
         return asdict(self)
-
-
-def render_masked(tokenizer: Any, datum: Mapping[str, Sequence[Any]]) -> str:
-    """A datum as text with ``⟦…⟧`` around every stretch of tokens that carries loss."""
-    ids, weights = datum["input_ids"], datum.get("weights") or [1.0] * len(datum["input_ids"])
-    text, start = "", 0
-    for end in range(1, len(ids) + 1):
-        if end == len(ids) or bool(weights[end]) != bool(weights[start]):
-            piece = tokenizer.decode(list(ids[start:end]), skip_special_tokens=False)
-            text += f"⟦{piece}⟧" if weights[start] else piece
-            start = end
-    return text
 
 
 def length_facts(lengths: Sequence[int]) -> dict[str, Any]:

@@ -202,3 +202,19 @@ def _answers(client: EZTinkerClient) -> bool:
     except ConnectionError:
         return False
     return True
+
+
+def test_a_checkpoint_can_be_fetched(running_server: EmbeddedServer, tmp_path: Path):
+    """As PEFT's layout, whole and equal to the server's own files."""
+    with EZTinkerClient(running_server.base_url) as client:
+        run_id = client.create_run(DOCUMENTED_MODEL)
+        saved = client.save_checkpoint(run_id, "one")
+        folder = client.download_checkpoint(run_id, "one", tmp_path / "here" / "one")
+        kept = {path.name: path.read_bytes() for path in Path(saved["path"]).iterdir()}
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == kept
+        assert {"adapter_config.json", "adapter_model.safetensors"} <= set(kept)
+        with pytest.raises(AlreadyExistsError, match="exists"):
+            client.download_checkpoint(run_id, "one", folder)
+        with pytest.raises(NotFoundError):
+            client.download_checkpoint(run_id, "two", tmp_path / "two")
+        assert not (tmp_path / "two").exists()

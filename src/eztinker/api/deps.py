@@ -71,6 +71,11 @@ async def _checkpoint_name(name: Annotated[str, Path(description="A checkpoint's
     return check_reference(name, field="name")
 
 
+async def _file_name(file: Annotated[str, Path(description="A file's name.")]) -> str:
+    return check_reference(file, field="file")
+
+
+FileName = Annotated[str, Depends(_file_name)]
 RunId = Annotated[str, Depends(_run_id)]
 JobId = Annotated[str, Depends(_job_id)]
 CheckpointName = Annotated[str, Depends(_checkpoint_name)]

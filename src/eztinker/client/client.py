@@ -8,10 +8,11 @@ a test holds the two together.
 from __future__ import annotations
 
 import os
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
-from eztinker.client import answers, flows, requests
+from eztinker.client import answers, downloads, flows, requests
 from eztinker.client.answers import Json
 from eztinker.client.flows import (
     DEFAULT_TIMEOUT_S,
@@ -223,7 +224,26 @@ class EZTinkerClient:
     save_checkpoint = _works(requests.save_checkpoint)
     load_checkpoint = _works(requests.load_checkpoint)
     get_checkpoints = _asks(requests.get_checkpoints)
+    get_checkpoint_files = _asks(requests.get_checkpoint_files)
     delete_checkpoint = _asks(requests.delete_checkpoint)
+
+    def download_checkpoint(
+        self, run_id: str, name: str, folder: str | os.PathLike[str]
+    ) -> pathlib.Path:
+        """Fetch a checkpoint as a folder that PEFT loads; it must not exist yet.
+
+        Raises:
+            AlreadyExistsError: the folder exists.
+            NotFoundError: there is no such checkpoint.
+        """
+        target = downloads.check_free(folder)
+        files = {
+            file["name"]: self._run(
+                flows.checkpoint_file(self._context, run_id, name, file["name"])
+            )
+            for file in self.get_checkpoint_files(run_id, name)
+        }
+        return downloads.store_checkpoint(files, target)
 
     # Jobs -----------------------------------------------------------------------------------------
 

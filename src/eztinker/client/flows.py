@@ -17,7 +17,7 @@ import orjson
 
 from eztinker.client import answers, requests
 from eztinker.client.answers import Answer, Json, NoAnswer
-from eztinker.client.request import Request, check_finite
+from eztinker.client.request import Request, check_finite, run_path, segment
 from eztinker.client.retry import Retry
 from eztinker.errors import (
     AuthError,
@@ -136,6 +136,14 @@ def all_runs(context: Context, base_model: str | None) -> Flow[list[Json]]:
             return rows
 
 
+def checkpoint_file(context: Context, run_id: str, name: str, file: str) -> Flow[bytes]:
+    """One file of a checkpoint."""
+    path = run_path(run_id, f"checkpoints/{segment(name, 'name')}/files/{segment(file, 'file')}")
+    request = Request("GET", path, answers.same)
+    answer = yield from final_answer(context, request, context.deadline_s())
+    return answer.content
+
+
 def tokenizer_files(context: Context, base_model: str | None) -> Flow[dict[str, str]]:
     """The tokenizer of a base model; None takes the server's default model."""
     name = base_model
@@ -186,7 +194,15 @@ def _too_late(job: Json) -> TimeoutError:
 def exchange(
     context: Context, request: Request[Any], deadline_s: float, patience_s: float | None = None
 ) -> Flow[Any]:
-    """Send ``request`` until there is a final answer; its JSON.
+    """Send ``request`` until there is a final answer; its JSON. Errors as in ``final_answer``."""
+    answer = yield from final_answer(context, request, deadline_s, patience_s)
+    return answers.json_of(answer)
+
+
+def final_answer(
+    context: Context, request: Request[Any], deadline_s: float, patience_s: float | None = None
+) -> Flow[Answer]:
+    """Send ``request`` until there is a final answer.
 
     Raises:
         EZTinkerError: the error that the server reports.
@@ -205,7 +221,7 @@ def exchange(
         assert outcome is not None
         context.has_answered |= isinstance(outcome, Answer)
         if isinstance(outcome, Answer) and outcome.is_success:
-            return answers.json_of(outcome)
+            return outcome
         pause_s = retry.pause_after(outcome, context.clock())
         if pause_s is None:
             return _give_up(context, request, outcome, may_have_arrived)
@@ -253,13 +269,13 @@ def _with_read_timeout(send: Send, request: Request[Any], left_s: float) -> Send
 
 def _give_up(
     context: Context, request: Request[Any], outcome: Answer | NoAnswer, may_have_arrived: bool
-) -> Json:
+) -> Answer:
     if isinstance(outcome, NoAnswer):
         raise _silence(context, request, outcome)
     error = answers.error_of(outcome)
     if request.method == "DELETE" and may_have_arrived and isinstance(error, NotFoundError):
         # The first try got through and only its answer was lost.
-        return {"status": "deleted"}
+        return Answer(200, content=b'{"status":"deleted"}')
     raise _explained(error)
 
 

@@ -334,6 +334,12 @@ def get_checkpoints(run_id: str | None = None) -> Request[list[Json]]:
     return Request("GET", path, answers.rows("checkpoints"))
 
 
+def get_checkpoint_files(run_id: str, name: str) -> Request[list[Json]]:
+    """Name and size of every file of a checkpoint."""
+    path = run_path(run_id, f"checkpoints/{segment(name, 'name')}/files")
+    return Request("GET", path, answers.rows("files"))
+
+
 def delete_checkpoint(run_id: str, checkpoint_name: str) -> Request[Json]:
     """Delete a checkpoint."""
     last = segment(checkpoint_name, "checkpoint_name")

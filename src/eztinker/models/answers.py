@@ -258,6 +258,19 @@ class CheckpointsAnswer(Answer):
     checkpoints: list[CheckpointAnswer]
 
 
+class FileEntry(Answer):
+    """A file of a checkpoint."""
+
+    name: str
+    size_bytes: int
+
+
+class FilesAnswer(Answer):
+    """``GET /v1/runs/{run_id}/checkpoints/{name}/files``."""
+
+    files: list[FileEntry]
+
+
 class CheckpointDeletedAnswer(Answer):
     """``DELETE /v1/runs/{run_id}/checkpoints/{name}``."""
 

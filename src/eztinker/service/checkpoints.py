@@ -83,6 +83,11 @@ class Checkpoints(View):
         manifest = await asyncio.to_thread(blobs.verify, folder)
         return [folder / file for file in sorted(manifest["files"])]
 
+    async def contents(self, run_id: str, name: str) -> dict[str, Path]:
+        """Every file of a checkpoint by name, its manifest (``eztinker.json``) included; verified as in ``files``."""
+        found = await self.files(run_id, name)
+        return {path.name: path for path in [*found, found[0].parent / blobs.MANIFEST]}
+
     async def copy(
         self, run_id: str, name: str, *, target_run_id: str, ttl_s: int | None
     ) -> CheckpointRecord:

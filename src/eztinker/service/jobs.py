@@ -13,8 +13,6 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Self
 
-import sqlalchemy as sa
-
 from eztinker.config import ServerConfig
 from eztinker.engine.loop import ActiveJob
 from eztinker.engine.run_manager import RunManager
@@ -232,7 +230,7 @@ class Jobs(View):
         """What a run has done: its numbered operations that have ended, in order.
 
         Args:
-            run_id: one that exists or existed.
+            run_id: one that exists.
             after_seq: the last number already seen; -1 begins with the run's creation.
             limit: most entries.
 
@@ -240,11 +238,13 @@ class Jobs(View):
             NotFoundError: code ``run_not_found``.
         """
 
-        def read(connection: sa.Connection) -> list[job_rows.StoredJob]:
-            runs.get_run(connection, run_id)
-            return job_rows.list_log(connection, run_id, after_seq=after_seq, limit=limit)
-
-        return [stored.record() for stored in await self._database.read(read)]
+        await self._run(run_id)
+        entries = await self._database.read(
+            lambda connection: job_rows.list_log(
+                connection, run_id, after_seq=after_seq, limit=limit
+            )
+        )
+        return [stored.record() for stored in entries]
 
     async def cancel(self, job_id: str) -> JobRecord:
         """Ask a job to stop, and return it as it is then; one that has ended stays as it is.

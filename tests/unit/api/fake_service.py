@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -259,6 +260,10 @@ class FakeCheckpoints:
 
     async def list(self, *, run_id: str | None) -> list[CheckpointRecord]:
         return [c for c in self.all.values() if run_id in (None, c.run_id)]
+
+    async def contents(self, run_id: str, name: str):
+        await self.get(run_id, name)
+        return {"eztinker.json": Path(__file__)}
 
     async def get(self, run_id: str, name: str) -> CheckpointRecord:
         if (run_id, name) not in self.all:

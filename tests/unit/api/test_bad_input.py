@@ -426,6 +426,8 @@ QUERIES = {
     "/v1/jobs/{job_id}": {"wait": ["-1", "61", "nan", "inf", "x"]},
     "/v1/checkpoints": {},
     "/v1/runs/{run_id}": {},
+    "/v1/runs/{run_id}/checkpoints/{name}/files": {},
+    "/v1/runs/{run_id}/checkpoints/{name}/files/{file}": {},
     "/v1/runs/{run_id}/log": {
         "limit": ["0", "-1", "1001", "x"],
         "after": ["-2", "x", "1.5", "9" * 30],

@@ -176,7 +176,10 @@ async def test_the_document_describes_every_body_and_answer(client: httpx.AsyncC
             assert operation["description"], where
             assert "4XX" in operation["responses"], where
             assert "422" not in operation["responses"], where
-            ok = operation["responses"]["200"]["content"]["application/json"]["schema"]
+            content = operation["responses"]["200"]["content"]
+            if "application/octet-stream" in content:
+                continue
+            ok = content["application/json"]["schema"]
             assert ok["$ref"].split("/")[-1] in schemas, where
             if method == "post":
                 body = operation["requestBody"]["content"]["application/json"]["schema"]

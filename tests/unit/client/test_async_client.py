@@ -26,6 +26,8 @@ DOCUMENTED = [
     "save_checkpoint",
     "load_checkpoint",
     "get_checkpoints",
+    "get_checkpoint_files",
+    "download_checkpoint",
     "delete_checkpoint",
     "get_tokenizer",
     "wait_for_job",

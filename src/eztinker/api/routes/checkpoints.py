@@ -5,15 +5,28 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 
 from eztinker.api.answers import checkpoint_fields, json_response
-from eztinker.api.deps import CheckpointName, RunId, ServiceDep, SubmissionDep, Wait, body_of
+from eztinker.api.deps import (
+    CheckpointName,
+    FileName,
+    RunId,
+    ServiceDep,
+    SubmissionDep,
+    Wait,
+    body_of,
+)
 from eztinker.api.openapi import takes
 from eztinker.api.submit import submit
-from eztinker.errors import InvalidRequestError
+from eztinker.errors import InvalidRequestError, NotFoundError
 from eztinker.ids import check_name, check_reference
-from eztinker.models.answers import CheckpointDeletedAnswer, CheckpointsAnswer, JobSubmittedAnswer
+from eztinker.models.answers import (
+    CheckpointDeletedAnswer,
+    CheckpointsAnswer,
+    FilesAnswer,
+    JobSubmittedAnswer,
+)
 from eztinker.models.api import LoadRequest, SaveRequest
 from eztinker.types.operations import LoadCheckpoint, SaveCheckpoint
 
@@ -90,6 +103,33 @@ async def list_checkpoints(run_id: RunId, service: ServiceDep) -> Response:
 
 def _listed(checkpoints: list) -> Response:
     return json_response({"checkpoints": [checkpoint_fields(entry) for entry in checkpoints]})
+
+
+@router.get("/v1/runs/{run_id}/checkpoints/{name}/files", response_model=FilesAnswer)
+async def list_files(run_id: RunId, name: CheckpointName, service: ServiceDep) -> Response:
+    """What a checkpoint consists of: an adapter in PEFT's layout, and ``eztinker.json`` with its checksums."""
+    contents = await service.checkpoints.contents(run_id, name)
+    files = [{"name": path.name, "size_bytes": path.stat().st_size} for path in contents.values()]
+    return json_response({"files": files})
+
+
+@router.get(
+    "/v1/runs/{run_id}/checkpoints/{name}/files/{file}",
+    response_class=Response,
+    responses={200: {"content": {"application/octet-stream": {}}}},
+)
+async def get_file(
+    run_id: RunId, name: CheckpointName, file: FileName, service: ServiceDep
+) -> Response:
+    """One file of a checkpoint."""
+    contents = await service.checkpoints.contents(run_id, name)
+    if file not in contents:
+        raise NotFoundError(
+            f"Checkpoint {name!r} has no file {file!r}. It has: {', '.join(contents)}.",
+            code="file_not_found",
+            field="file",
+        )
+    return FileResponse(contents[file], media_type="application/octet-stream")
 
 
 @router.delete("/v1/runs/{run_id}/checkpoints/{name}", response_model=CheckpointDeletedAnswer)

@@ -53,8 +53,9 @@ trained further and to show that training works. Do not use it for anything else
 `OMP_WAIT_POLICY=PASSIVE python -m tools.nano.build` from the root of the repository makes the
 corpus, the tokenizer, the weights and this card. Nothing is read but the repository; no text was
 taken from elsewhere. Corpus seed {corpus_seed}, weight seed {weight_seed}, torch {torch}; training
-took {training_min:.0f} minutes on {machine}, shared with other work. Another machine or number of threads
-gives weights that differ in rounding, and scores that differ a little.
+took {training_min:.0f} minutes on {machine}, shared with other work. The same machine with
+as many threads made the same bytes again; another gives weights that differ in rounding, and scores that
+differ a little.
 
 One pass over two stages, each document on its own in its row:
 

@@ -104,6 +104,8 @@ class ServerConfig(BaseModel):
     """Most tokens (padding included) in one training micro-batch."""
     kv_cache_tokens: int = Field(0, ge=0)
     """Most tokens held in the key-value cache; 0 derives it from free memory."""
+    deterministic: bool = False
+    """Equal work gives equal bits whatever else is being done: nothing shares a pass. Slower."""
 
     default_wait_s: float = Field(5.0, ge=0, le=60)
     """How long a POST waits for its job when the request does not say."""

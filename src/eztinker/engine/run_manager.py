@@ -45,6 +45,7 @@ class RunManager:
             plugins=config.plugins,
             micro_batch_tokens=config.micro_batch_tokens,
             kv_cache_tokens=config.kv_cache_tokens,
+            deterministic=config.deterministic,
         )
         self._supervisor = Supervisor(
             make_executor, settings, hang_timeout_s=config.worker_hang_timeout_s

@@ -45,6 +45,7 @@ class WorkerSettings:
         plugins: modules to import at start.
         micro_batch_tokens: bound on a micro-batch when the worker plans itself (evaluation).
         kv_cache_tokens: bound on cached tokens; 0 derives it from free memory.
+        deterministic: equal work gives equal bits whatever else is being done.
     """
 
     epoch: int
@@ -54,6 +55,7 @@ class WorkerSettings:
     plugins: tuple[str, ...] = ()
     micro_batch_tokens: int = 4096
     kv_cache_tokens: int = 0
+    deterministic: bool = False
 
 
 # Commands -----------------------------------------------------------------------------------------

@@ -243,6 +243,7 @@ class SampleResult:
         sequences: ``num_samples`` of them.
         step: optimizer steps behind the weights used; 0 for the bare base model.
         num_prompt_tokens: length of the prompt.
+        num_reused_prompt_tokens: those of them whose keys and values were known from earlier requests.
         prompt_logprobs: float32 [T], NaN at position 0; None unless asked for.
         topk_prompt_ids, topk_prompt_logprobs: [T, k]; None unless asked for.
         target_prompt_logprobs: float32, as ``Sample.target_prompt_ids``; 0 where nothing was asked.
@@ -258,6 +259,7 @@ class SampleResult:
     target_prompt_logprobs: np.ndarray | None = None
     alternative_ids: np.ndarray | None = None
     alternative_logprobs: np.ndarray | None = None
+    num_reused_prompt_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

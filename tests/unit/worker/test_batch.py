@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eztinker.engine.worker.batch import Batch, Row, SampleRequest
-from eztinker.engine.worker.kv_cache import KVCache
+from eztinker.engine.worker.kv_cache import KVCache, PromptKV
 from eztinker.types.operations import Sample
 from eztinker.types.sampling import SamplingParams, WeightsRef
 
@@ -34,14 +34,16 @@ def test_rows_of_an_adapter_stay_together_and_keep_their_cache(steps):
             place = batch.insert(row)
             assert batch.rows[place] is row
             mark = torch.full((1, 1, 1), next_mark)
-            cache.write_prompt(0, place, mark, mark)
+            prompt = PromptKV(1, 1, torch.float32, torch.device("cpu"))
+            prompt.write(0, 0, mark, mark)
+            cache.store_prompt(place, prompt)
             row.num_cached = 1
             marks[id(row)] = next_mark
             next_mark += 1
         else:
             batch.remove(number % len(batch.rows))
         assert [row.num_cached for row in batch.rows] == [1] * len(batch.rows)
-        stored = cache._keys_LRGSD[0, : len(batch.rows), 0, 0, 0].tolist()
+        stored = cache._keys_RGSD[0][: len(batch.rows), 0, 0, 0].tolist()
         assert stored == [marks[id(row)] for row in batch.rows]
         segments = batch.segments()
         assert len(segments) == len({id(row.request.adapter) for row in batch.rows})

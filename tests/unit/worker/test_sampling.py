@@ -153,10 +153,13 @@ def test_little_cache_means_waiting_not_failing(trained, qwen2_folder):
     assert [s.tokens for s in result.sequences] == [s.tokens for s in expected.sequences]
 
 
-def test_a_single_row_beyond_the_cache_bound_still_runs(qwen2_folder):
-    tiny = Harness(qwen2_folder, kv_cache_tokens=3)
-    result = tiny.sample(PROMPT, run_id=None, max_tokens=6, num_samples=2, stop_token_ids=())
-    assert [len(s.tokens) for s in result.sequences] == [6, 6]
+def test_what_can_never_fit_is_refused_by_name(qwen2_folder):
+    tiny = Harness(qwen2_folder, kv_cache_tokens=16)
+    error = tiny.failure(tiny.sample_command(PROMPT, run_id=None, max_tokens=6)).error
+    assert (error.code, error.field) == ("too_large", "max_tokens")
+    assert "kv_cache_tokens" in error.message
+    result = tiny.sample(PROMPT, run_id=None, max_tokens=5, num_samples=2, stop_token_ids=())
+    assert [len(s.tokens) for s in result.sequences] == [5, 5]
 
 
 def test_stops_at_the_models_end_token_or_those_given(trained):

@@ -118,7 +118,7 @@ def encode_result(result: SampleResult, operation: Sample | None = None) -> byte
     Args:
         operation: what was asked; needed only where targets were.
     """
-    response = SampleResponse()
+    response = SampleResponse(prompt_cache_hit_tokens=result.num_reused_prompt_tokens)
     for sequence in result.sequences:
         _add_sequence(response, sequence)
     if result.prompt_logprobs is not None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from eztinker.engine.worker.kv_cache import KVCache
+from eztinker.engine.worker.kv_cache import KVCache, PromptKV
 from eztinker.errors import UnsupportedError
 
 ATTENTION_NAME = "eztinker"
@@ -135,33 +135,66 @@ class PackedLayout:
         return torch.cat(outputs, dim=2)
 
 
-class PrefillLayout:
-    """Prompts that are also remembered: packed like training, and written to rows of a cache.
+@dataclass(frozen=True, slots=True)
+class PromptPart:
+    """Some tokens of a prompt in a pass, and where their keys and values go.
 
-    Args:
-        layout: how the prompts lie in the pass.
-        places: of each prompt, (row in the pass, first position in it, length).
-        cache: where keys and values go.
-        cache_rows: of each prompt, its row in the cache.
+    Attributes:
+        row, start, length: the row of the pass, the first place in it, how many.
+        kv: of the whole prompt; what lies before ``offset`` is there already.
+        offset: position of the first token in its prompt.
     """
 
-    def __init__(
-        self,
-        layout: Layout,
-        places: Sequence[tuple[int, int, int]],
-        cache: KVCache,
-        cache_rows: Sequence[int],
-    ) -> None:
+    row: int
+    start: int
+    length: int
+    kv: PromptKV
+    offset: int = 0
+
+
+class PrefillLayout:
+    """Prompts, or parts of them, that are also remembered.
+
+    Args:
+        layout: how the tokens lie in the pass; attention from the first position on is left to it.
+        parts: what the pass reads.
+    """
+
+    def __init__(self, layout: Layout, parts: Sequence[PromptPart]) -> None:
         self._layout = layout
-        self._places = list(zip(places, cache_rows, strict=True))
-        self._cache = cache
+        self._parts = parts
+        self._continues = any(part.offset for part in parts)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, variant: Variant) -> Tensor:
-        """Attention as in training; keys and values are stored."""
-        for (row, start, length), cache_row in self._places:
-            part = slice(start, start + length)
-            self._cache.write_prompt(layer, cache_row, k[row, :, part], v[row, :, part])
-        return self._layout.attend(layer, q, k, v, variant)
+        """Causal attention to the prompt so far; keys and values are stored."""
+        stored = [
+            part.kv.write(layer, part.offset, *(x[part.row, :, _span(part)] for x in (k, v)))
+            for part in self._parts
+        ]
+        if not self._continues:
+            return self._layout.attend(layer, q, k, v, variant)
+        out = q.new_zeros(*q.shape[:3], v.shape[-1])
+        for part, (keys, values) in zip(self._parts, stored, strict=True):
+            queries = q[part.row : part.row + 1, :, _span(part)]
+            out[part.row, :, _span(part)] = continued(queries, keys[None], values[None], variant)[0]
+        return out
+
+
+def _span(part: PromptPart) -> slice:
+    return slice(part.start, part.start + part.length)
+
+
+def continued(q: Tensor, k: Tensor, v: Tensor, variant: Variant) -> Tensor:
+    """Causal attention of the last T of S positions: q [B, H, T, D], k and v [B, G, S, D]."""
+    num_queries, num_keys = q.shape[2], k.shape[2]
+    if num_queries == num_keys:
+        return causal(q, k, v, variant)
+    places = torch.arange(num_keys, device=q.device)
+    age_TS = places[num_keys - num_queries :, None] - places
+    visible = age_TS >= 0
+    if variant.sliding_window is not None:
+        visible &= age_TS < variant.sliding_window
+    return masked(q, k, v, visible, variant)
 
 
 class DecodeLayout:

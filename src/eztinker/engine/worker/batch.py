@@ -38,10 +38,11 @@ class SampleRequest:
         step: optimizer steps behind them.
         stop_token_ids: ids that end a sequence.
         max_tokens: bound, with the model's context taken into account.
-        num_started: samples that have a row or had one.
+        unstarted: numbers of the samples whose prompt is not being read yet.
         sequences: finished ones by sample number.
         scores: what was asked about the prompt.
         error: why it failed, for whoever waits for it inside the worker.
+        num_reused: tokens of the prompt that were known from earlier ones.
         streamed: its tokens are reported while they are drawn.
     """
 
@@ -51,22 +52,32 @@ class SampleRequest:
     step: int
     stop_token_ids: frozenset[int]
     max_tokens: int
-    num_started: int = 0
+    unstarted: list[int] = dataclass_field(default_factory=list)
     sequences: dict[int, SampledSequence] = dataclass_field(default_factory=dict)
     scores: PromptScores = dataclass_field(default_factory=PromptScores)
     compute_s: float = 0.0
     error: EZTinkerError | None = None
     streamed: bool = False
+    num_reused: int = 0
+
+    def __post_init__(self) -> None:
+        self.unstarted = list(range(self.operation.num_samples))
+
+    @property
+    def wants_scores(self) -> bool:
+        """Whether something is asked about the prompt itself."""
+        asked = self.operation
+        return (
+            asked.prompt_logprobs
+            or asked.topk_prompt_logprobs > 0
+            or asked.target_prompt_ids is not None
+            or asked.num_prompt_alternatives > 0
+        )
 
     @property
     def num_cache_tokens(self) -> int:
         """Cached positions one sample may need."""
         return len(self.operation.prompt_tokens) + self.max_tokens
-
-    @property
-    def num_unstarted(self) -> int:
-        """Samples still without a row."""
-        return self.operation.num_samples - self.num_started
 
     @property
     def is_finished(self) -> bool:
@@ -95,6 +106,11 @@ class Row:
     logprobs: list[float] = dataclass_field(default_factory=list)
     topk_ids: list[list[int]] = dataclass_field(default_factory=list)
     topk_logprobs: list[list[float]] = dataclass_field(default_factory=list)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of prompt and answer so far."""
+        return len(self.request.operation.prompt_tokens) + len(self.tokens)
 
     def push(self, token: int, logprob: float) -> bool:
         """Add a token; True when the sequence has ended."""
@@ -255,9 +271,14 @@ class Stopwatch:
     def __init__(self) -> None:
         self._start_s = time.perf_counter()
 
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since it was made."""
+        return time.perf_counter() - self._start_s
+
     def share(self, requests: list[SampleRequest]) -> None:
         """Add the elapsed time in equal parts (a request counts once per entry)."""
         if requests:
-            part_s = (time.perf_counter() - self._start_s) / len(requests)
+            part_s = self.elapsed_s / len(requests)
             for request in requests:
                 request.compute_s += part_s

@@ -19,8 +19,14 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from eztinker.engine.worker.attention import DecodeLayout, Layout, PackedLayout, PrefillLayout
-from eztinker.engine.worker.kv_cache import KVCache
+from eztinker.engine.worker.attention import (
+    DecodeLayout,
+    Layout,
+    PackedLayout,
+    PrefillLayout,
+    PromptPart,
+)
+from eztinker.engine.worker.kv_cache import KVCache, PromptKV
 from eztinker.engine.worker.lora import AdapterWeights, Dropout, LinearSite
 from eztinker.engine.worker.quantization import QuantizedLinear
 from eztinker.errors import UnsupportedError
@@ -140,16 +146,16 @@ class Decoder(ABC):
         return self._head.logits(self.hidden(tokens, positions, PackedLayout(lengths), [])[0])
 
     def _decoded_logits(self, texts: Sequence[Sequence[int]]) -> Tensor:
-        """The first half of each text prefilled, the rest decoded token by token."""
-        halves = [text[: max(1, len(text) // 2)] for text in texts]
-        tokens, positions, lengths = _packed(halves, self.device)
-        starts = [sum(lengths[:i]) for i in range(len(lengths))]
+        """The first half of each text read in two parts, the rest decoded token by token."""
+        halves = [text[: max(2, len(text) // 2)] for text in texts]
+        prompts = [PromptKV(self.num_layers, len(h), self.dtype, self.device) for h in halves]
+        first = self._part_logits([h[:1] for h in halves], prompts, 0)
+        second = self._part_logits([h[1:] for h in halves], prompts, 1)
+        rows = [[*a, *b] for a, b in zip(first, second, strict=True)]
         cache = KVCache(self.num_layers, self.dtype, self.device)
         cache.reserve(len(texts), max(map(len, texts)))
-        places = [(0, start, length) for start, length in zip(starts, lengths, strict=True)]
-        layout = PrefillLayout(PackedLayout(lengths), places, cache, range(len(texts)))
-        hidden = self.hidden(tokens, positions, layout, [])[0]
-        rows = [list(part) for part in self._head.logits(hidden).split(lengths)]
+        for row, prompt in enumerate(prompts):
+            cache.store_prompt(row, prompt)
         for step in range(max(len(t) - len(h) for t, h in zip(texts, halves, strict=True))):
             at = [min(len(h) + step, len(t) - 1) for t, h in zip(texts, halves, strict=True)]
             token_R1 = torch.tensor(
@@ -162,6 +168,20 @@ class Decoder(ABC):
                 if len(row) < len(text) and len(row) == i:
                     row.append(logits_V)
         return torch.stack([logits_V for row in rows for logits_V in row])
+
+    def _part_logits(
+        self, texts: Sequence[Sequence[int]], prompts: Sequence[PromptKV], offset: int
+    ) -> list[Tensor]:
+        """Logits [T, V] of each text, the part of its prompt that begins at ``offset``."""
+        tokens, positions, lengths = _packed(texts, self.device)
+        starts = [sum(lengths[:i]) for i in range(len(lengths))]
+        parts = [
+            PromptPart(0, start, length, prompt, offset)
+            for start, length, prompt in zip(starts, lengths, prompts, strict=True)
+        ]
+        layout = PrefillLayout(PackedLayout(lengths), parts)
+        hidden = self.hidden(tokens, positions + offset, layout, [])[0]
+        return list(self._head.logits(hidden).split(lengths))
 
 
 @torch.no_grad()

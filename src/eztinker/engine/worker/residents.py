@@ -54,7 +54,7 @@ class Residents:
         tokens = self.settings.kv_cache_tokens
         tokens = tokens or default_cache_tokens(self.device, decoder.cache_bytes_per_token)
         self.base_models[base.key] = base
-        self.samplers[base.key] = Sampler(base, tokens)
+        self.samplers[base.key] = Sampler(base, tokens, deterministic=self.settings.deterministic)
 
     def share_base_model(self, name: str, known: BaseModel) -> BaseModel:
         """Give a resident base model a further name; weights, cache and sampler stay one."""

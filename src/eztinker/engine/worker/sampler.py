@@ -1,30 +1,24 @@
 """Sampling of one base model, with continuous batching: requests join and leave at any decode step.
 
-A prompt is prefilled once for all its samples. Requests wait, in order, until their samples fit into the
-bound on cached tokens; a request may get its samples in several turns. Rows of different adapters share a
-step. What a row draws depends on its seed, its number and its logits, not on its neighbours. Knows no
-messages; ``sampling_work.py`` calls ``step`` between units of training.
+A prompt is read once for all its samples (``prefill.py``), in chunks between which the running rows go
+on. Requests wait for room in the cache (``admission.py``); when memory runs out all the same, some rows
+give their place back and are read again later. Rows of different adapters share a step. What a row draws
+depends on its seed, its number and its logits, not on its neighbours. Knows no messages;
+``sampling_work.py`` calls ``step`` between units of training.
 
-Axes: P prompts of a prefill, R rows, T positions, D hidden size.
+Axes: P prompts, R rows, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
-import time
-from collections import deque
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from eztinker.engine.worker.attention import (
-    DecodeLayout,
-    Layout,
-    PackedLayout,
-    PaddedLayout,
-    PrefillLayout,
-)
+from eztinker.engine.worker.admission import MAX_ROWS, Admission
+from eztinker.engine.worker.attention import DecodeLayout
 from eztinker.engine.worker.base_model import BaseModel
 from eztinker.engine.worker.batch import (
     Batch,
@@ -36,21 +30,24 @@ from eztinker.engine.worker.batch import (
     row_params,
 )
 from eztinker.engine.worker.data_checks import check_token_ids
-from eztinker.engine.worker.decoder_base import Segments
+from eztinker.engine.worker.devices import is_out_of_memory
 from eztinker.engine.worker.kv_cache import KVCache
 from eztinker.engine.worker.lora import AdapterWeights
+from eztinker.engine.worker.prefill import Prefill, Reader
+from eztinker.engine.worker.prefix_cache import PrefixCache
 from eztinker.engine.worker.prompt_scores import score_prompt
 from eztinker.errors import InvalidRequestError
-from eztinker.ops.packing import Packing, pack
 from eztinker.ops.sampling import draw, uniforms
 from eztinker.rendering.stops import StopStringMatcher
 from eztinker.types.operations import Sample, SampleResult
 from eztinker.types.sampling import SampledSequence
 
-_MAX_ROWS = 256
-_PREFILL_TOKENS = 2048
 _DECODE_STEPS = 8
 _UNIT_S = 0.1
+_MAX_STALL_S = 0.25
+"""How long rows may wait for prompts being read before it is their turn."""
+_PREFIX_SHARE = 4
+"""One part in so many of the cache's bound, in addition to it, is for prompts read before."""
 
 
 class Sampler:
@@ -58,31 +55,44 @@ class Sampler:
 
     Args:
         base: the model.
-        max_cache_tokens: bound on cached positions over all rows; one row is always admitted.
+        max_cache_tokens: bound on cached positions over all rows.
+        deterministic: equal requests on equal weights give equal bits: every request runs alone, and
+            nothing is reused of prompts read before.
 
     Attributes:
         in_step: requests that take part in the present unit of work; when it raises, they are lost.
         on_drawn: called after each step with the rows of streamed requests that have a new token.
     """
 
-    def __init__(self, base: BaseModel, max_cache_tokens: int) -> None:
+    def __init__(
+        self, base: BaseModel, max_cache_tokens: int, *, deterministic: bool = False
+    ) -> None:
         self._base, self._decoder = base, base.decoder
-        self._max_cache_tokens = max_cache_tokens
         self._cache = KVCache(self._decoder.num_layers, self._decoder.dtype, self._decoder.device)
         self._batch = Batch(self._cache, self._decoder.vocab_size)
-        self._waiting: deque[SampleRequest] = deque()
+        self._admission = Admission(max_cache_tokens, one_by_one=deterministic)
+        self._prefixes = PrefixCache(0 if deterministic else max_cache_tokens // _PREFIX_SHARE)
+        self._reader = Reader(self._decoder, self._prefixes)
+        self._ready: list[Prefill] = []
+        self._owed_s = 0.0
         self.in_step: list[SampleRequest] = []
         self.on_drawn: Callable[[list[Row]], None] = _tell_nobody
 
     @property
     def has_work(self) -> bool:
         """Whether ``step`` would do something."""
-        return bool(self._waiting or self._batch.rows)
+        return bool(self.requests())
 
     @property
     def num_rows(self) -> int:
         """Sequences being generated."""
         return len(self._batch.rows)
+
+    def requests(self) -> list[SampleRequest]:
+        """Everything queued or running."""
+        reading = (prefill.request for prefill in (*self._reader.queue, *self._ready))
+        rows = (row.request for row in (*self._batch.rows, *self._admission.rows))
+        return list(dict.fromkeys([*rows, *reading, *self._admission.requests]))
 
     def submit(
         self, job_id: str, operation: Sample, adapter: AdapterWeights | None, step: int
@@ -91,6 +101,7 @@ class Sampler:
 
         Raises:
             InvalidRequestError: a prompt that is empty, too long, or has ids outside the vocabulary.
+            TooLargeError: one that the cache can never hold.
         """
         num_prompt = len(operation.prompt_tokens)
         context = self._decoder.context_length
@@ -111,155 +122,185 @@ class Sampler:
         )
         if operation.params.stop:
             StopStringMatcher(self._base.tokenizer, operation.params.stop)
-        self._waiting.append(request)
+        self._admission.add(request)
         return request
 
     def cancel(self, request: SampleRequest) -> None:
         """Forget a request and free its rows."""
-        if request in self._waiting:
-            self._waiting.remove(request)
+        self._admission.cancel(request)
+        self._reader.queue = [p for p in self._reader.queue if p.request is not request]
+        self._ready = [p for p in self._ready if p.request is not request]
         for place in reversed(range(len(self._batch.rows))):
             if self._batch.rows[place].request is request:
-                self._remove(place)
+                self._batch.remove(place)
+        self._release()
 
     @torch.no_grad()
     def step(self) -> list[SampleRequest]:
-        """One unit of work, a prefill or a few decode steps; the requests that it finished."""
-        admitted = self._admit()
-        self.in_step = [request for request, _ in admitted]
-        if admitted:
-            return self._prefill(admitted)
-        finished: list[SampleRequest] = []
-        start_s = time.perf_counter()
-        for _ in range(_DECODE_STEPS):
-            if not self._batch.rows or time.perf_counter() - start_s > _UNIT_S:
-                break
-            num_rows = len(self._batch.rows)
-            finished += self._decode()
-            if self._waiting and len(self._batch.rows) < num_rows:
-                break
-        return finished
-
-    def requests(self) -> list[SampleRequest]:
-        """Everything queued or running."""
-        return list(dict.fromkeys([*(row.request for row in self._batch.rows), *self._waiting]))
+        """One unit of work, a part of a prefill or a few decode steps; the requests that it finished."""
+        self._admit()
+        try:
+            if self._ready:
+                return self._start()
+            is_due = self._owed_s < _MAX_STALL_S or not self._batch.rows
+            if self._reader.queue and is_due:
+                return self._read()
+            return self._decode_unit()
+        except Exception as error:
+            if is_out_of_memory(error) and self._give_way():
+                return []
+            raise
 
     # Admission -----------------------------------------------------------------------------------
 
-    def _admit(self) -> list[tuple[SampleRequest, int]]:
-        """Requests whose prompts are prefilled now, with the number of samples each may start."""
-        admitted: list[tuple[SampleRequest, int]] = []
-        num_rows = len(self._batch.rows)
-        width = max((row.request.num_cache_tokens for row in self._batch.rows), default=0)
-        num_tokens = 0
-        while self._waiting:
-            request = self._waiting[0]
-            num_tokens += len(request.operation.prompt_tokens)
-            if admitted and num_tokens > _PREFILL_TOKENS:
+    def _admit(self) -> None:
+        """Begin to read the prompts of rows and requests that there is room for."""
+        waiting, rows = self._admission, self._batch.rows
+        prefills = (*self._reader.queue, *self._ready)
+        reading = [prefill.request for prefill in prefills for _ in range(prefill.num_rows)]
+        while (row := waiting.next_row(rows, reading)) is not None:
+            self._reader.resume(row)
+            reading.append(row.request)
+        for request in list(waiting.requests):
+            if self._reader.shares_most(request):
+                continue
+            count = waiting.count_for(request, rows, reading)
+            if count == 0:
                 break
-            width = max(width, request.num_cache_tokens)
-            room = min(self._max_cache_tokens // width, _MAX_ROWS) - num_rows
-            count = min(request.num_unstarted, room if num_rows else max(room, 1))
-            if request.max_tokens == 0:
-                count = request.num_unstarted
-            if count <= 0:
-                break
-            admitted.append((request, count))
-            num_rows += count if request.max_tokens else 0
-            if count < request.num_unstarted:
-                break
-            self._waiting.popleft()
-        return admitted
+            self._reader.begin(request, count)
+            reading += [request] * (count if request.max_tokens else 0)
+            if not request.unstarted:
+                waiting.requests.remove(request)
 
-    def _prefill(self, admitted: list[tuple[SampleRequest, int]]) -> list[SampleRequest]:
+    def _give_way(self) -> bool:
+        """After memory ran out: free some, so that the rest can go on; False if there is nothing to free."""
+        if self._decoder.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self._prefixes.num_tokens:
+            self._prefixes.clear()
+            return True
+        if len(self._batch.rows) > 1:
+            self._put_back(len(self._batch.rows) // 2)
+            self._admission.max_rows = len(self._batch.rows)
+            return True
+        if not self._ready:
+            return self._reader.halve_chunk()
+        gave_way = self._put_back_ready()
+        self._admission.max_rows = max(1, sum(prefill.num_rows for prefill in self._ready))
+        return gave_way
+
+    def _put_back(self, num_rows: int) -> None:
+        """Take out the rows that have generated least; they are read again when there is room."""
+        for _ in range(num_rows):
+            lengths = [len(row.tokens) for row in self._batch.rows]
+            place = max(range(len(lengths)), key=lambda i: (-lengths[i], i))
+            self._admission.rows.appendleft(self._batch.rows[place])
+            self._batch.remove(place)
+
+    def _put_back_ready(self) -> bool:
+        """Start only half of the rows whose prompts have been read; False if that would be none."""
+        num_rows = sum(prefill.num_rows for prefill in self._ready)
+        if num_rows < 2:
+            return False
+        num_left = num_rows // 2
+        kept: list[Prefill] = []
+        for prefill in self._ready:
+            if prefill.num_rows <= num_left:
+                kept.append(prefill)
+            elif prefill.row is not None:
+                self._admission.rows.append(prefill.row)
+            else:
+                self._admission.put_back(prefill.request, prefill.samples[num_left:])
+                prefill.samples = prefill.samples[:num_left]
+                kept += [prefill] if num_left else []
+            num_left -= min(num_left, prefill.num_rows)
+        self._ready = kept
+        return True
+
+    # Prompts -------------------------------------------------------------------------------------
+
+    def _read(self) -> list[SampleRequest]:
+        watch, chunk = Stopwatch(), self._reader.next_chunk()
+        self.in_step = list(dict.fromkeys(prefill.request for prefill, _ in chunk))
+        done = self._reader.read(chunk)
+        if self._batch.rows:
+            self._owed_s += watch.elapsed_s
+        watch.share(self.in_step)
+        self._ready += done
+        return self._start() if done else []
+
+    def _start(self) -> list[SampleRequest]:
+        """Give each new row its prompt's cache and its first token."""
         watch = Stopwatch()
-        requests = [request for request, _ in admitted]
-        hidden, packing, first_rows = self._prefill_pass(admitted)
-        for i, request in enumerate(requests):
-            if request.num_started == 0:
-                start = packing.starts[i]
-                request.scores = score_prompt(
-                    request.operation,
-                    hidden[start : start + packing.lengths[i]],
-                    self._decoder.head(request.adapter),
-                )
-        last = [s + n - 1 for s, n in zip(packing.starts, packing.lengths, strict=True)]
-        self._start_rows(admitted, hidden[last], first_rows)
+        while self._admission.overflows(self._lengths()) and self._put_back_ready():
+            pass
+        while self._admission.overflows(self._lengths()):
+            self._put_back(1)
+        ready = self._ready
+        self.in_step = list(dict.fromkeys(prefill.request for prefill in ready))
+        starting = [prefill for prefill in ready if prefill.row is None and prefill.num_rows]
+        drawn = self._first_tokens(starting) if starting else {}
+        for prefill in ready:
+            self._score(prefill)
+        self._make_room()
+        self._ready = []
+        for prefill in ready:
+            self._prefixes.add(prefill.request.adapter, prefill.tokens_T, prefill.kv)
+            prefill.request.num_reused = max(prefill.request.num_reused, prefill.num_reused)
+            for row in [prefill.row] if prefill.row is not None else drawn.get(id(prefill), []):
+                row.num_cached = len(prefill.tokens_T)
+                self._cache.store_prompt(self._batch.insert(row), prefill.kv)
+        self._report([row for rows in drawn.values() for row in rows])
         finished = self._sweep()
-        for request, count in admitted:
-            if request.max_tokens == 0:
-                self._finish_scoring(request, count)
-                finished.append(request)
-        watch.share(requests)
+        for prefill in ready:
+            if prefill.request.max_tokens == 0:
+                for sample in prefill.samples:
+                    prefill.request.sequences[sample] = SampledSequence([], [], "length")
+                finished.append(prefill.request)
+        watch.share(self.in_step)
+        self._release()
         return finished
 
-    def _prefill_pass(
-        self, admitted: list[tuple[SampleRequest, int]]
-    ) -> tuple[Tensor, Packing, list[int | None]]:
-        """Last hidden states [T, D] of all prompts; each prompt's keys lie in its first row then."""
-        # One adapter's prompts stand together: each is applied once.
-        admitted.sort(key=lambda entry: id(entry[0].adapter))
-        prompts = [request.operation.prompt_tokens for request, _ in admitted]
-        packing = pack(prompts)
-        num_rows = len(self._batch.rows) + sum(n for r, n in admitted if r.max_tokens)
-        self._cache.reserve(num_rows, max(map(len, prompts)) + 1)
-        first_rows = self._insert_rows(admitted)
-        layout: Layout = PackedLayout(packing.lengths) if packing.is_packed else PaddedLayout()
-        cached = [i for i, row in enumerate(first_rows) if row is not None]
-        places = packing.places()
-        rows = [row for row in first_rows if row is not None]
-        layout = PrefillLayout(layout, [places[i] for i in cached], self._cache, rows)
-        hidden = self._decoder.hidden(
-            torch.from_numpy(packing.tokens_BT).to(self._decoder.device),
-            torch.from_numpy(packing.positions_BT).to(self._decoder.device),
-            layout,
-            _prompt_segments(admitted, packing),
-        )
-        return hidden.reshape(-1, hidden.shape[-1]), packing, first_rows
-
-    def _insert_rows(self, admitted: list[tuple[SampleRequest, int]]) -> list[int | None]:
-        for request, count in admitted:
-            if request.max_tokens:
-                for sample in range(request.num_started, request.num_started + count):
-                    self._batch.insert(self._new_row(request, sample))
-        first: dict[int, int] = {}
-        for place, row in enumerate(self._batch.rows):
-            if row.num_cached == 0:
-                first.setdefault(id(row.request), place)
-        return [first.get(id(request)) for request, _ in admitted]
+    def _first_tokens(self, starting: list[Prefill]) -> dict[int, list[Row]]:
+        """New rows with their first token, by the ``id`` of their prefill."""
+        last_PD = torch.stack([prefill.hidden[-1][-1] for prefill in starting])
+        segments = [(prefill.request.adapter, i, i + 1) for i, prefill in enumerate(starting)]
+        logits_PV = self._decoder.logits(last_PD, segments)
+        rows = [
+            self._new_row(prefill.request, sample)
+            for prefill in starting
+            for sample in prefill.samples
+        ]
+        prompt_R = [i for i, prefill in enumerate(starting) for _ in prefill.samples]
+        tokens, logprobs = self._draw(logits_PV[prompt_R], rows)
+        drawn: dict[int, list[Row]] = {}
+        for i, row, token, logprob in zip(prompt_R, rows, tokens, logprobs, strict=True):
+            row.push(token, logprob)
+            drawn.setdefault(id(starting[i]), []).append(row)
+        return drawn
 
     def _new_row(self, request: SampleRequest, sample: int) -> Row:
         stop = request.operation.params.stop
         matcher = StopStringMatcher(self._base.tokenizer, stop) if stop else None
         return Row(request, sample, 0, matcher)
 
-    def _start_rows(
-        self,
-        admitted: list[tuple[SampleRequest, int]],
-        last_PD: Tensor,
-        first_rows: list[int | None],
-    ) -> None:
-        """Give each new row its prompt's cache and its first token."""
-        for request, count in admitted:
-            request.num_started += count
-        prompt_of = {id(request): i for i, (request, _) in enumerate(admitted)}
-        new = [(place, row) for place, row in enumerate(self._batch.rows) if row.num_cached == 0]
-        if not new:
-            return
-        for place, row in new:
-            prompt = prompt_of[id(row.request)]
-            row.num_cached = len(row.request.operation.prompt_tokens)
-            source = first_rows[prompt]
-            if source is not None and place != source:
-                self._cache.copy_row(source, place, row.num_cached)
-        segments = [(request.adapter, i, i + 1) for i, (request, _) in enumerate(admitted)]
-        logits_PV = self._decoder.logits(last_PD, segments)
-        logits_RV = logits_PV[[prompt_of[id(row.request)] for _, row in new]]
-        rows = [row for _, row in new]
-        tokens, logprobs = self._draw(logits_RV, rows)
-        for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
-            row.push(token, logprob)
-        self._report(rows)
+    def _score(self, prefill: Prefill) -> None:
+        if prefill.is_scored:
+            head = self._decoder.head(prefill.request.adapter)
+            request = prefill.request
+            request.scores = score_prompt(request.operation, torch.cat(prefill.hidden), head)
+
+    def _lengths(self) -> list[int]:
+        """Cached positions of the running rows and of those that start now."""
+        running = [row.num_cached for row in self._batch.rows]
+        return running + [len(p.tokens_T) for p in self._ready for _ in range(p.num_rows)]
+
+    def _make_room(self) -> None:
+        """Everything that takes memory, before anything is changed."""
+        lengths = self._lengths()
+        if lengths:
+            self._cache.reserve(len(lengths), max(lengths) + 1, self._admission.max_tokens)
+            self._cache.allocate(self._ready[0].kv)
 
     def _draw(self, logits_RV: Tensor, rows: list[Row]) -> tuple[list[int], list[float]]:
         device = logits_RV.device
@@ -276,13 +317,30 @@ class Sampler:
 
     # Decoding --------------------------------------------------------------------------------------
 
+    def _decode_unit(self) -> list[SampleRequest]:
+        finished: list[SampleRequest] = []
+        watch = Stopwatch()
+        for _ in range(_DECODE_STEPS):
+            if not self._batch.rows or watch.elapsed_s > _UNIT_S:
+                break
+            num_rows = len(self._batch.rows)
+            finished += self._decode()
+            if self._admission.requests and len(self._batch.rows) < num_rows:
+                break
+        self._owed_s = max(0.0, self._owed_s - watch.elapsed_s)
+        self._admission.max_rows = min(MAX_ROWS, self._admission.max_rows + 1)
+        self._release()
+        return finished
+
     def _decode(self) -> list[SampleRequest]:
         watch = Stopwatch()
+        while self._admission.overflows(self._lengths()):
+            self._put_back(1)
         rows, device = self._batch.rows, self._decoder.device
         took_part = [row.request for row in rows]
         self.in_step = list(dict.fromkeys(took_part))
         width = max(row.num_cached for row in rows) + 1
-        self._cache.reserve(len(rows), width)
+        self._cache.reserve(len(rows), width, self._admission.max_tokens)
         tokens_R1 = torch.tensor([[row.tokens[-1]] for row in rows], device=device)
         positions_R = torch.tensor([row.num_cached for row in rows], device=device)
         segments = self._batch.segments()
@@ -314,36 +372,27 @@ class Sampler:
         for place in reversed(range(len(self._batch.rows))):
             row = self._batch.rows[place]
             if row.sample in row.request.sequences:
-                self._remove(place)
+                self._remember(place, row)
+                self._batch.remove(place)
                 if row.request.is_finished:
                     finished[row.request] = None
         return list(finished)
 
-    def _remove(self, place: int) -> None:
-        self._batch.remove(place)
-        if not self._batch.rows and not self._waiting:
-            self._cache.release()
+    def _remember(self, place: int, row: Row) -> None:
+        """A single answer may become the beginning of the next prompt: the next turn of a dialogue."""
+        if row.request.operation.num_samples == 1 and self._prefixes.is_on:
+            text_T = np.concatenate([row.request.operation.prompt_tokens, row.tokens])
+            known = self._cache.prompt_of(place, row.num_cached)
+            self._prefixes.add(row.request.adapter, text_T[: row.num_cached], known)
 
-    def _finish_scoring(self, request: SampleRequest, count: int) -> None:
-        for sample in range(count):
-            request.sequences[sample] = SampledSequence([], [], "length")
+    def _release(self) -> None:
+        if not self.has_work:
+            self._cache.release()
+            self.in_step = []  # with a request its weights would stay
 
 
 def _tell_nobody(_rows: list[Row]) -> None:
     """Until someone listens."""
-
-
-def _prompt_segments(admitted: list[tuple[SampleRequest, int]], packing: Packing) -> Segments:
-    """Which flat positions use which adapter; padding goes with its prompt."""
-    segments: Segments = []
-    num_positions = packing.tokens_BT.size
-    ends = [*packing.starts[1:], num_positions]
-    for (request, _), start, end in zip(admitted, packing.starts, ends, strict=True):
-        if segments and segments[-1][0] is request.adapter:
-            segments[-1] = (request.adapter, segments[-1][1], end)
-        else:
-            segments.append((request.adapter, start, end))
-    return segments
 
 
 def sample_result(request: SampleRequest) -> SampleResult:
@@ -353,6 +402,7 @@ def sample_result(request: SampleRequest) -> SampleResult:
         sequences=[request.sequences[i] for i in range(request.operation.num_samples)],
         step=request.step,
         num_prompt_tokens=len(request.operation.prompt_tokens),
+        num_reused_prompt_tokens=request.num_reused,
         prompt_logprobs=scores.logprobs,
         topk_prompt_ids=scores.topk_ids,
         topk_prompt_logprobs=scores.topk_logprobs,

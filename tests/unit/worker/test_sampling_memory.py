@@ -1,0 +1,124 @@
+"""Little memory for keys and values: requests wait, rows give way and come back, nobody fails for others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from eztinker.engine.worker.kv_cache import KVCache
+from eztinker.engine.worker.prefill import Reader
+from eztinker.types.codec import decode
+from eztinker.types.messages import CancelJob, JobDone
+from eztinker.types.operations import SampleResult
+from tests.worker_harness import Harness, tokens
+
+
+def commands(harness) -> list:
+    free = {"run_id": None, "stop_token_ids": ()}
+    return [
+        harness.sample_command(tokens(1, 9), num_samples=3, max_tokens=30, seed=1, **free),
+        harness.sample_command(tokens(2, 20), max_tokens=25, temperature=0, **free),
+        harness.sample_command(tokens(3, 4), num_samples=2, max_tokens=40, seed=3, **free),
+    ]
+
+
+@pytest.fixture
+def expected(harness):
+    return [harness.answer(command, SampleResult) for command in commands(harness)]
+
+
+def check(harness, expected) -> None:
+    """All at once give the expected answers."""
+    asked = commands(harness)
+    events = {e.job_id: e for e in harness.do(*asked)}
+    for command, one in zip(asked, expected, strict=True):
+        result = decode(events[command.job_id].result, SampleResult)
+        for a, b in zip(result.sequences, one.sequences, strict=True):
+            assert a.tokens == b.tokens
+            np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
+
+
+def sampler_of(harness):
+    return harness.worker._residents.samplers["m"]
+
+
+def test_rows_that_outgrow_the_cache_give_way_and_come_back(qwen2_folder, expected, monkeypatch):
+    monkeypatch.setattr("eztinker.engine.worker.admission._HEADROOM", 2)
+    small = Harness(qwen2_folder, kv_cache_tokens=90)
+    sampler, put_back, most = sampler_of(small), [], 0
+    real = sampler._put_back
+    monkeypatch.setattr(sampler, "_put_back", lambda n: (put_back.append(n), real(n)))
+    reserve = KVCache.reserve
+
+    def watched(cache, *args):
+        nonlocal most
+        reserve(cache, *args)
+        most = max(most, cache.num_tokens)
+
+    monkeypatch.setattr(KVCache, "reserve", watched)
+    check(small, expected)
+    assert put_back
+    assert most <= 90
+    assert sampler._cache.num_tokens == 0
+
+
+def test_out_of_memory_while_decoding_makes_room_instead_of_failing(
+    qwen2_folder, expected, monkeypatch
+):
+    harness = Harness(qwen2_folder)
+    reserve, failures = KVCache.reserve, []
+
+    def scarce(cache, num_rows, num_positions, max_tokens=None):
+        if num_rows > 2 and num_positions > 15:
+            failures.append(num_rows)
+            raise MemoryError
+        reserve(cache, num_rows, num_positions, max_tokens)
+
+    monkeypatch.setattr(KVCache, "reserve", scarce)
+    check(harness, expected)
+    assert failures
+
+
+def test_out_of_memory_while_growing_leaves_every_layer_usable(qwen2_folder, expected, monkeypatch):
+    harness = Harness(qwen2_folder)
+    resized, num_calls = KVCache._resized, 0
+
+    def failing(cache, *args):
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls % 7 == 2:
+            raise MemoryError
+        return resized(cache, *args)
+
+    monkeypatch.setattr(KVCache, "_resized", failing)
+    check(harness, expected)
+    assert num_calls > 7
+
+
+def test_out_of_memory_while_reading_reads_less_at_a_time(qwen2_folder, expected, monkeypatch):
+    monkeypatch.setattr("eztinker.engine.worker.prefill._MIN_CHUNK", 4)
+    harness = Harness(qwen2_folder)
+    read = Reader.read
+
+    def scarce(reader, chunk):
+        if sum(n for _, n in chunk) > 8:
+            raise MemoryError
+        return read(reader, chunk)
+
+    monkeypatch.setattr(Reader, "read", scarce)
+    check(harness, expected)
+    assert sampler_of(harness)._reader.chunk_tokens <= 8
+
+
+def test_a_cancelled_prompt_is_read_no_further(harness):
+    sampler = sampler_of(harness)
+    sampler._reader.chunk_tokens = 8
+    long, short = commands(harness)[1::-1]
+    harness.worker.submit(long)
+    harness.worker.step()
+    assert sampler._reader.queue
+    harness.worker.submit(short)
+    harness.worker.submit(CancelJob(long.job_id))
+    harness.worker.step()
+    assert long.job_id not in {prefill.request.job_id for prefill in sampler._reader.queue}
+    assert isinstance(harness.do()[-1], JobDone)

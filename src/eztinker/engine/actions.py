@@ -190,7 +190,11 @@ class Actions:
 
     async def _pass(self, task: Task, operation: TrainingPass) -> Outcome:
         await self._residents.need_run(_run_id(task))
-        plan = plan_training(operation, budget_tokens=self._config.micro_batch_tokens)
+        plan = plan_training(
+            operation,
+            budget_tokens=self._config.micro_batch_tokens,
+            may_share=not self._config.deterministic,
+        )
         command = RunPass(task.job.job_id, _run_id(task), _seq(task), operation, plan)
         done = _done(await self._ask(task, command))
         return Outcome(done.result, plan=done.executed_plan, compute_s=done.compute_s)

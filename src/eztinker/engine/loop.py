@@ -35,7 +35,14 @@ from eztinker.store import runs
 from eztinker.store.database import Database, Query
 from eztinker.store.jobs import StoredJob, list_unfinished
 from eztinker.types.messages import CancelJob, ErrorInfo, TokensDrawn
-from eztinker.types.operations import STATE_KINDS, Evaluate, Operation, Sample, TrainingPass
+from eztinker.types.operations import (
+    STATE_KINDS,
+    Evaluate,
+    Operation,
+    OptimStep,
+    Sample,
+    TrainingPass,
+)
 from eztinker.types.records import JobRecord
 
 log = logging.getLogger(__name__)
@@ -392,6 +399,7 @@ def _ticket(job: StoredJob, operation: Operation) -> Ticket:
         num_tokens=max(1, num_tokens),
         num_rows=num_rows,
         num_deaths=job.num_deaths,
+        may_share=isinstance(operation, (TrainingPass, OptimStep)),
     )
 
 

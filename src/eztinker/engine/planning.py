@@ -5,20 +5,30 @@ nothing of tensors. Called by ``actions.py`` and ``recovery.py``.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from eztinker.types.losses import LOSSES
 from eztinker.types.messages import PassPlan
 from eztinker.types.operations import TrainingPass
 
 
-def plan_training(operation: TrainingPass, *, budget_tokens: int) -> PassPlan:
-    """The plan of a training pass; data that its loss compares stay in one micro-batch."""
+def plan_training(
+    operation: TrainingPass, *, budget_tokens: int, may_share: bool = False
+) -> PassPlan:
+    """The plan of a training pass; data that its loss compares stay in one micro-batch.
+
+    Args:
+        operation: data and loss.
+        budget_tokens: as in ``plan_pass``.
+        may_share: micro-batches may go through the model together with those of other runs.
+    """
     signature = LOSSES.get(operation.loss.name)
-    return plan_pass(
+    plan = plan_pass(
         [datum.num_tokens for datum in operation.data],
         budget_tokens=budget_tokens,
         group_size=signature.group_size if signature else 1,
     )
+    return replace(plan, may_share=may_share)
 
 
 def plan_pass(num_tokens_D: Sequence[int], *, budget_tokens: int, group_size: int = 1) -> PassPlan:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from eztinker.engine.planning import plan_training
 from eztinker.engine.snapshots import Snapshots
@@ -200,7 +201,8 @@ class Residents:
         assert job.seq is not None
         if isinstance(operation, TrainingPass):
             plan = job.plan or plan_training(operation, budget_tokens=self._micro_batch_tokens)
-            return RunPass(key, job.run_id, job.seq, operation, plan)
+            # Alone, among as many rows as it had: the same bits whoever else is there now.
+            return RunPass(key, job.run_id, job.seq, operation, replace(plan, may_share=False))
         if isinstance(operation, OptimStep):
             return RunOptimStep(key, job.run_id, job.seq, operation)
         raise StorageError(

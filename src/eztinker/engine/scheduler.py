@@ -1,7 +1,8 @@
 """Which job starts next: a pure queue, without clock, tensors or I/O.
 
 Operations of a run start in their order, one at a time; between runs deficit round-robin by tokens
-(Shreedhar & Varghese 1995), so that one run's long passes do not starve another's short ones.
+(Shreedhar & Varghese 1995), so that one run's long passes do not starve another's short ones. Few ordered
+jobs are running at a time, but more of those that several runs can have computed together.
 Sampling is outside that order and bounded by rows; its requests take turns by whose weights they use.
 A job that was running when a worker died is a suspect: a few run one by one, many in small groups
 first, and a group that dies with its worker one by one. Called by ``loop.py``.
@@ -18,6 +19,10 @@ QUANTUM_TOKENS = 2048
 
 MAX_RUNNING_ORDERED = 2
 """Ordered jobs handed to the worker at a time: one computes, one waits in its inbox."""
+
+MAX_RUNNING_TOKENS = 8192
+"""Beyond that number, jobs that may share go on being handed over up to so many tokens in all: only what the
+worker has can go through the model together."""
 
 MAX_RUNNING_ROWS = 256
 """Sequences being sampled at a time; the worker bounds their memory itself."""
@@ -37,6 +42,7 @@ class Ticket:
         num_rows: sequences it samples at once (1 for ordered jobs).
         num_deaths: workers that died while it was running.
         alone: started by itself, so that the next death is its own.
+        may_share: it may be computed together with jobs of other runs.
     """
 
     job_id: str
@@ -46,6 +52,7 @@ class Ticket:
     num_rows: int = 1
     num_deaths: int = 0
     alone: bool = False
+    may_share: bool = False
 
     @property
     def suspect(self) -> bool:
@@ -161,13 +168,18 @@ class Scheduler:
         return rows == 0 or rows + ticket.num_rows <= MAX_RUNNING_ROWS
 
     def _next_ordered(self) -> Ticket | None:
-        if sum(ticket.ordered for ticket in self._running.values()) >= MAX_RUNNING_ORDERED:
+        running = [ticket for ticket in self._running.values() if ticket.ordered]
+        room = MAX_RUNNING_TOKENS - sum(ticket.num_tokens for ticket in running)
+        if len(running) >= MAX_RUNNING_ORDERED and room <= 0:
             return None
         ready = [queue for queue in self._ordered if not self._is_busy(queue)]
         while ready:
             for queue in ready:
                 head = self._ordered[queue][0]
                 if self._deficit.get(queue, 0) >= head.num_tokens:
+                    has_room = head.may_share and head.num_tokens <= room
+                    if len(running) >= MAX_RUNNING_ORDERED and not has_room:
+                        return None  # it is this one's turn: nobody slips past it
                     self._deficit[queue] -= head.num_tokens
                     return head
                 self._deficit[queue] = self._deficit.get(queue, 0) + QUANTUM_TOKENS

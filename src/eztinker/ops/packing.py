@@ -1,33 +1,41 @@
 """Sequences of different length as one pass: padded rows when little is wasted, else one packed row.
 
 Plain index arithmetic on numpy arrays. Knows no attention and no loss; called by
-``engine/worker/trainer.py`` and ``sampler.py``.
+``engine/worker/micro_batch.py``, ``evaluation.py`` and ``sampler.py``.
 
-Axes: B rows of the pass, T positions of a row.
+Axes: B rows of the pass, T positions of a row, N = B·T flat rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 # Padded rows share one attention call per layer; packed sequences need one each. Up to this share of
 # padding the fewer calls win.
 _MAX_PADDING = 1.15
+# Short, so that attention within a filler costs nothing.
+_FILLER_LENGTH = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Packing:
     """Where every sequence lies.
 
+    A sequence is one stretch of neighbouring tokens, or two where it begins like others: a stretch that
+    is held once for all of them, then its own.
+
     Attributes:
         tokens_BT: int64 ids; padding repeats the sequence's last token.
         positions_BT: int64 position of each token in its sequence.
-        lengths: of the sequences, in order.
-        starts: flat index (row-major over B, T) of each sequence's first token.
-        is_packed: one row that holds all sequences one after another; else one row each.
+        lengths: of the stretches, in order.
+        starts: flat index (row-major over B, T) of each stretch's first token.
+        is_packed: one row that holds all stretches one after another; else one row each.
+        prefixes: of each stretch, the stretch that comes before it in its sequence, or -1; empty for
+            none at all.
+        sequences: of each sequence, its stretches; empty where each is one stretch, in order.
     """
 
     tokens_BT: np.ndarray
@@ -35,9 +43,23 @@ class Packing:
     lengths: list[int]
     starts: list[int]
     is_packed: bool
+    prefixes: list[int] = field(default_factory=list)
+    sequences: list[list[int]] = field(default_factory=list)
+
+    @property
+    def num_rows(self) -> int:
+        """Flat rows, N."""
+        return self.tokens_BT.size
+
+    def rows_of(self, sequence: int) -> np.ndarray:
+        """Flat row of each position of a sequence."""
+        stretches = self.sequences[sequence] if self.sequences else [sequence]
+        return np.concatenate(
+            [np.arange(self.starts[s], self.starts[s] + self.lengths[s]) for s in stretches]
+        )
 
     def places(self) -> list[tuple[int, int, int]]:
-        """(row, first position, length) of each sequence."""
+        """(row, first position, length) of each stretch."""
         width = self.tokens_BT.shape[1]
         return [
             (start // width, start % width, length)
@@ -45,11 +67,11 @@ class Packing:
         ]
 
 
-def pack(sequences: Sequence[np.ndarray]) -> Packing:
-    """Lay out sequences of at least one token each."""
+def pack(sequences: Sequence[np.ndarray], *, may_pad: bool = True) -> Packing:
+    """Lay out sequences of at least one token each; one packed row unless ``may_pad``."""
     lengths = [len(sequence) for sequence in sequences]
     width, total = max(lengths), sum(lengths)
-    if len(sequences) * width <= _MAX_PADDING * total:
+    if may_pad and len(sequences) * width <= _MAX_PADDING * total:
         rows = [np.pad(s, (0, width - len(s)), mode="edge") for s in sequences]
         positions = np.broadcast_to(np.arange(width), (len(rows), width))
         starts = [width * i for i in range(len(rows))]
@@ -58,3 +80,38 @@ def pack(sequences: Sequence[np.ndarray]) -> Packing:
     positions = np.concatenate([np.arange(length) for length in lengths])[None]
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).tolist()
     return Packing(tokens, positions, lengths, starts, True)
+
+
+def join(packings: Sequence[Packing]) -> Packing:
+    """Packed rows one after another as one."""
+    starts: list[int] = []
+    prefixes: list[int] = []
+    sequences: list[list[int]] = []
+    first_row = 0
+    for packing in packings:
+        first = len(starts)
+        own_prefixes = packing.prefixes or [-1] * len(packing.lengths)
+        own_sequences = packing.sequences or [[i] for i in range(len(packing.lengths))]
+        prefixes += [p + first if p >= 0 else -1 for p in own_prefixes]
+        sequences += [[s + first for s in stretches] for stretches in own_sequences]
+        starts += [start + first_row for start in packing.starts]
+        first_row += packing.num_rows
+    return Packing(
+        np.concatenate([packing.tokens_BT for packing in packings], axis=1),
+        np.concatenate([packing.positions_BT for packing in packings], axis=1),
+        [length for packing in packings for length in packing.lengths],
+        starts,
+        True,
+        prefixes if any(p >= 0 for p in prefixes) else [],
+        sequences,
+    )
+
+
+def filler(num_rows: int) -> list[Packing]:
+    """Rows that mean nothing and stand where another run's were; none for 0."""
+    if num_rows == 0:
+        return []
+    zeros = np.zeros((1, num_rows), np.int64)
+    starts = list(range(0, num_rows, _FILLER_LENGTH))
+    lengths = [min(_FILLER_LENGTH, num_rows - start) for start in starts]
+    return [Packing(zeros, zeros, lengths, starts, True)]

@@ -25,12 +25,17 @@ class PassPlan:
         num_threads: torch threads; 0 before the worker has filled in its own number.
         dtype: compute type; empty before the worker has filled it in.
         checkpointing: recompute activations in the backward pass.
+        may_share: micro-batches may go through the model together with those of other runs.
+        frames: after such sharing, of each micro-batch (its first flat row, flat rows of the model pass),
+            empty for one that was alone; a replay puts it among as many rows, which gives the same bits.
     """
 
     micro_batches: list[list[int]]
     num_threads: int = 0
     dtype: str = ""
     checkpointing: bool = False
+    may_share: bool = False
+    frames: list[list[int]] = dataclass_field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from eztinker.engine.scheduler import (
     MAX_RUNNING_ORDERED,
     MAX_RUNNING_ROWS,
+    MAX_RUNNING_TOKENS,
     MAX_SUSPECTS_ONE_BY_ONE,
     QUANTUM_TOKENS,
     Scheduler,
     Ticket,
 )
 
-QUEUES = ("run_a", "run_b", "run_c")
+QUEUES = ("run_a", "run_b", "run_c", "run_d")
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -47,10 +48,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         num_rows=st.sampled_from(
             [1, MAX_RUNNING_ROWS // 2, MAX_RUNNING_ROWS, MAX_RUNNING_ROWS + 1]
         ),
+        may_share=st.booleans(),
     )
-    def add(self, queue: str, ordered: bool, num_tokens: int, num_rows: int) -> None:
+    def add(
+        self, queue: str, ordered: bool, num_tokens: int, num_rows: int, may_share: bool
+    ) -> None:
         name = f"job_{next(self.numbers)}"
-        ticket = Ticket(name, queue, ordered, num_tokens, 1 if ordered else num_rows)
+        rows = 1 if ordered else num_rows
+        ticket = Ticket(name, queue, ordered, num_tokens, rows, may_share=may_share)
         self.scheduler.add(ticket)
         self.lane(ticket).append(ticket)
 
@@ -77,6 +82,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert ticket in lane
         if ticket.ordered:
             assert lane[0] == ticket, "a run's operations keep their order"
+            num_ordered = sum(other.ordered for other in self.running)
+            assert num_ordered < MAX_RUNNING_ORDERED or ticket.may_share
         elif not ticket.suspect:
             assert lane[0] == ticket
         lane.remove(ticket)
@@ -134,9 +141,11 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @invariant()
     def bounds_hold(self) -> None:
-        ordered = [ticket.queue for ticket in self.running if ticket.ordered]
-        assert len(ordered) == len(set(ordered)), "one operation of a run at a time"
-        assert len(ordered) <= MAX_RUNNING_ORDERED
+        ordered = [ticket for ticket in self.running if ticket.ordered]
+        queues = {ticket.queue for ticket in ordered}
+        assert len(ordered) == len(queues), "one operation of a run at a time"
+        num_tokens = sum(ticket.num_tokens for ticket in ordered)
+        assert len(ordered) <= MAX_RUNNING_ORDERED or num_tokens <= MAX_RUNNING_TOKENS
         rows = [ticket.num_rows for ticket in self.running if not ticket.ordered]
         assert sum(rows) <= MAX_RUNNING_ROWS or len(rows) == 1
         if any(ticket.suspect for ticket in self.running):
@@ -264,6 +273,29 @@ def test_a_step_of_a_short_run_overtakes_the_queue_of_a_long_one() -> None:
         scheduler.add(Ticket(f"long_{number}", "run_a", True, QUANTUM_TOKENS))
     scheduler.add(Ticket("step", "run_b", True, 1))
     assert "step" in [ticket.job_id for ticket in drain(scheduler)[:3]]
+
+
+def test_what_may_share_is_handed_over_together_within_a_bound() -> None:
+    scheduler = Scheduler()
+    for number in range(10):
+        size = MAX_RUNNING_TOKENS // 8
+        scheduler.add(Ticket(f"job_{number}", f"run_{number}", True, size, may_share=True))
+    started = list(iter(scheduler.next, None))
+    assert len(started) == 8
+    scheduler.finish("job_3")
+    assert scheduler.next() is not None
+    assert scheduler.next() is None
+
+
+def test_a_job_that_may_not_share_is_not_passed_by_those_that_may() -> None:
+    scheduler = Scheduler()
+    for number in range(3):
+        scheduler.add(Ticket(f"short_{number}", f"run_{number}", True, 1, may_share=True))
+    scheduler.add(Ticket("apart", "run_x", True, 1))
+    for number in range(3, 20):
+        scheduler.add(Ticket(f"short_{number}", f"run_{number}", True, 1, may_share=True))
+    order = [ticket.job_id for ticket in drain(scheduler, slots=1000)]
+    assert order.index("apart") <= 4
 
 
 def test_a_wide_sample_is_not_starved_by_narrow_ones() -> None:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from eztinker.engine.worker import failures, jobs, outbox, trainer
+from eztinker.engine.worker import failures, jobs, micro_batch, outbox
 from eztinker.types.messages import (
     BaseModelLoaded,
     JobDone,
@@ -69,7 +69,7 @@ def test_reading_a_base_model_gives_signs_of_life(living, gpt2_folder, monkeypat
 
 
 def test_one_long_micro_batch_gives_signs_of_life(living, monkeypatch):
-    monkeypatch.setattr(trainer._Pass, "_micro_batch", slowed(trainer._Pass._micro_batch))
+    monkeypatch.setattr(micro_batch, "_hidden", slowed(micro_batch._hidden))
     command = living.pass_command([datum(1, 9)])
     assert signs(events_of(living, command, JobDone)) >= 3
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from eztinker.engine.worker import trainer
+from eztinker.engine.worker import micro_batch
 from eztinker.ops import losses
 from eztinker.types.messages import CancelJob, JobDone, JobFailed, PassPlan, RunOptimStep
 from eztinker.types.operations import OptimStep
@@ -186,16 +186,16 @@ def test_out_of_memory_halves_the_micro_batch_and_redoes_only_it(trained, monkey
     reference = Harness(trained.run_state().base.folder)
     reference.open_run(lora_dropout=0.2)
     trained.open_run("oom", lora_dropout=0.2)
-    real = trainer._Pass._hidden
+    real = micro_batch._hidden
     calls = []
 
-    def limited(self, packing, place):
+    def limited(parts, packing):
         calls.append(packing.lengths)
         if len(packing.lengths) > 1:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 1e12 bytes")
-        return real(self, packing, place)
+        return real(parts, packing)
 
-    monkeypatch.setattr(trainer._Pass, "_hidden", limited)
+    monkeypatch.setattr(micro_batch, "_hidden", limited)
     event = trained.do(trained.pass_command(DATA, run_id="oom", plan=[[2], [0, 1, 3]]))[-1]
     assert isinstance(event, JobDone)
     assert event.executed_plan.micro_batches == [[2], [0], [1], [3]]
@@ -209,10 +209,10 @@ def test_out_of_memory_halves_the_micro_batch_and_redoes_only_it(trained, monkey
 def test_a_datum_that_does_not_fit_fails_alone(trained, monkeypatch):
     before = trained.run_state()
 
-    def exhausted(self, packing, place):
+    def exhausted(parts, packing):
         raise MemoryError
 
-    monkeypatch.setattr(trainer._Pass, "_hidden", exhausted)
+    monkeypatch.setattr(micro_batch, "_hidden", exhausted)
     event = trained.failure(trained.pass_command(DATA))
     assert (event.error.code, event.error.category) == ("out_of_memory", "capacity")
     assert same_state(before, trained.run_state())
@@ -221,15 +221,15 @@ def test_a_datum_that_does_not_fit_fails_alone(trained, monkeypatch):
 def test_pairs_stay_together_when_memory_runs_out(harness, monkeypatch):
     harness.open_run()
     pairs = [datum(i, 6, logprobs=np.full(6, -5, np.float32)) for i in range(4)]
-    real = trainer._Pass._hidden
+    real = micro_batch._hidden
 
-    def limited(self, packing, place):
+    def limited(parts, packing):
         if len(packing.lengths) > 2:
             raise MemoryError
-        return real(self, packing, place)
+        return real(parts, packing)
 
     whole = harness.forward(pairs, name="dpo", reduction="sum")
-    monkeypatch.setattr(trainer._Pass, "_hidden", limited)
+    monkeypatch.setattr(micro_batch, "_hidden", limited)
     event = harness.do(harness.pass_command(pairs, name="dpo", reduction="sum"))[-1]
     assert event.executed_plan.micro_batches == [[0, 1], [2, 3]]
     mean = harness.forward(pairs, name="dpo")
@@ -260,10 +260,10 @@ def test_cancelling_a_queued_job_lets_the_others_run(trained):
 def test_an_unexpected_exception_fails_the_job_only(trained, monkeypatch, caplog):
     before = trained.run_state()
 
-    def broken(self, packing, place):
+    def broken(parts, packing):
         raise ZeroDivisionError("surprise")
 
-    monkeypatch.setattr(trainer._Pass, "_hidden", broken)
+    monkeypatch.setattr(micro_batch, "_hidden", broken)
     event = trained.failure(trained.pass_command(DATA))
     assert (event.error.code, event.error.category) == ("internal_error", "server")
     assert "surprise" in caplog.text

@@ -21,15 +21,20 @@ from torch.utils.checkpoint import checkpoint
 
 from eztinker.engine.worker.attention import Layout, Variant
 from eztinker.engine.worker.decoder_base import Decoder, Segments
-from eztinker.engine.worker.lean_layer import (
-    Enter,
+from eztinker.engine.worker.lean_adapters import (
     FrozenLayers,
     GroupAdapter,
+    Projection,
+    RowAdapters,
+    TrainedRows,
+)
+from eztinker.engine.worker.lean_layer import (
+    Enter,
     LayerAdapters,
     LayerWeights,
     Leave,
-    Projection,
     Rotation,
+    TrainedAdapters,
     enter,
     leave,
     rms_norm,
@@ -137,17 +142,18 @@ class LeanDecoder(Decoder):
         layout: Layout,
         segments: Segments,
         *,
-        dropout: Dropout | None = None,
+        dropouts: Sequence[Dropout | None] = (),
         checkpointing: bool = False,
     ) -> Tensor:
         """Last hidden states [B, T, D], as ``Decoder.hidden`` says."""
         shape = tokens_BT.shape
         x_ND = embedding(tokens_BT.reshape(-1), self._embedding_VD)
         rotation = self._rotation(positions_BT.reshape(-1))
-        if torch.is_grad_enabled() and segments and segments[0][0] is not None:
-            groups = self._groups(segments[0][0])
+        trained = self._trained(segments, dropouts) if torch.is_grad_enabled() else []
+        if trained:
             for i in range(self.num_layers):
-                args = (x_ND, i, groups[i], rotation, layout, dropout, shape)
+                adapters = _adapters_of_layer(trained, i, x_ND.shape[0])
+                args = (x_ND, i, adapters, rotation, layout, shape)
                 if checkpointing:
                     x_ND = checkpoint(
                         self._trained_layer, *args, use_reentrant=False, preserve_rng_state=False
@@ -159,22 +165,32 @@ class LeanDecoder(Decoder):
         normed_ND, _ = rms_norm(x_ND, self._norm, self._layers[0].eps)
         return normed_ND.view(*shape, -1)
 
+    def _trained(
+        self, segments: Segments, dropouts: Sequence[Dropout | None]
+    ) -> list[tuple[list[LayerAdapters], TrainedRows]]:
+        """Adapters of all layers, and the rows of each."""
+        chosen = dropouts or [None] * len(segments)
+        return [
+            (self._groups(adapter), TrainedRows(start, end, dropout))
+            for (adapter, start, end), dropout in zip(segments, chosen, strict=True)
+            if adapter is not None
+        ]
+
     def _trained_layer(
         self,
         x_ND: Tensor,
         index: int,
-        adapters: LayerAdapters,
+        adapters: TrainedAdapters,
         rotation: Rotation,
         layout: Layout,
-        dropout: Dropout | None,
         shape: torch.Size,
     ) -> Tensor:
         layer = self._layers[index]
-        heads = Enter.apply(x_ND, layer, rotation, adapters.qkv, dropout, *adapters.qkv.leaves)
+        heads = Enter.apply(x_ND, layer, rotation, adapters.qkv, *adapters.qkv.leaves)
         attended = self._attend(heads, index, layout, shape)
         groups = (adapters.out, adapters.gate_up, adapters.down)
         leaves = [leaf for group in groups for leaf in group.leaves]
-        return Leave.apply(attended, x_ND, layer, adapters, dropout, *leaves)
+        return Leave.apply(attended, x_ND, layer, adapters, *leaves)
 
     def _frozen_layers(
         self,
@@ -235,6 +251,18 @@ class LeanDecoder(Decoder):
             cos, sin = self._rotary(like, torch.arange(num, device=self.device)[None])
         sin[..., : self._head_size // 2].neg_()
         return cos[0][:, None], sin[0][:, None]
+
+
+def _adapters_of_layer(
+    trained: Sequence[tuple[list[LayerAdapters], TrainedRows]], index: int, num_rows: int
+) -> TrainedAdapters:
+    here = [(groups[index], rows) for groups, rows in trained]
+    return TrainedAdapters(
+        RowAdapters([(groups.qkv, rows) for groups, rows in here], num_rows),
+        RowAdapters([(groups.out, rows) for groups, rows in here], num_rows),
+        RowAdapters([(groups.gate_up, rows) for groups, rows in here], num_rows),
+        RowAdapters([(groups.down, rows) for groups, rows in here], num_rows),
+    )
 
 
 def _layer_weights(layer: Any, names: Sequence[Any], config: Any) -> LayerWeights:

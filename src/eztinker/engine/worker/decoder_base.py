@@ -91,7 +91,7 @@ class Decoder(ABC):
         layout: Layout,
         segments: Segments,
         *,
-        dropout: Dropout | None = None,
+        dropouts: Sequence[Dropout | None] = (),
         checkpointing: bool = False,
     ) -> Tensor:
         """Last hidden states [B, T, D].
@@ -100,9 +100,9 @@ class Decoder(ABC):
             tokens_BT: int64 ids.
             positions_BT: int64 position of each token in its sequence.
             layout: how the tokens belong together.
-            segments: which flat rows use which adapter. With gradients there is exactly one segment,
-                and the backward pass must run before the next call.
-            dropout: on the adapters' inputs, or None.
+            segments: which flat rows use which adapter; rows in none use the bare model. With
+                gradients the backward pass must run before the next call.
+            dropouts: on the adapters' inputs, one per segment; empty for none.
             checkpointing: recompute each layer in the backward pass.
         """
 

@@ -18,9 +18,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from eztinker.engine.worker.adapted_linear import AdaptedLinear, PassState
 from eztinker.engine.worker.attention import ATTENTION_NAME, Layout, attend
 from eztinker.engine.worker.decoder_base import Decoder, Segments
-from eztinker.engine.worker.lora import AdaptedLinear, Dropout, PassState
+from eztinker.engine.worker.lora import Dropout
 from eztinker.errors import UnsupportedError
 
 AttentionInterface.register(ATTENTION_NAME, attend)
@@ -60,13 +61,13 @@ class HFDecoder(Decoder):
         layout: Layout,
         segments: Segments,
         *,
-        dropout: Dropout | None = None,
+        dropouts: Sequence[Dropout | None] = (),
         checkpointing: bool = False,
     ) -> Tensor:
         """Last hidden states [B, T, D], as ``Decoder.hidden`` says."""
         self.state.layout = layout
         self.state.segments = segments
-        self.state.dropout = dropout
+        self.state.dropouts = dropouts or [None] * len(segments)
         self.state.checkpointing = checkpointing
         return self._body(
             input_ids=tokens_BT, position_ids=positions_BT, use_cache=False

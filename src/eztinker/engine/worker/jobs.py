@@ -7,7 +7,6 @@ so dropping it undoes everything. It may yield sampling requests that it waits f
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from eztinker.engine.worker.evaluation import check_items, score
 from eztinker.engine.worker.residents import Residents
 from eztinker.engine.worker.run_state import new_run, optim_step
 from eztinker.engine.worker.state import read_into, write_state
-from eztinker.engine.worker.trainer import executed_plan, run_pass
+from eztinker.engine.worker.trainer import executed_plan
 from eztinker.errors import InvalidRequestError, ServerError
 from eztinker.types.codec import encode
 from eztinker.types.messages import (
@@ -32,7 +31,6 @@ from eztinker.types.messages import (
     ReadState,
     RunEvaluate,
     RunOptimStep,
-    RunPass,
     StateRead,
     StateWritten,
     WriteState,
@@ -88,24 +86,6 @@ def close_run(residents: Residents, command: CloseRun) -> Job:
     yield
 
 
-def run_training_pass(residents: Residents, command: RunPass) -> Job:
-    """A pass; its gradient is added to the run's when all of it has succeeded."""
-    run = residents.run(command.run_id)
-    decoder = run.base.decoder
-    _check_plan(command.plan, len(command.operation.data))
-    outcome = yield from run_pass(
-        decoder,
-        run.weights,
-        command.operation,
-        command.plan,
-        dropout_seed=_dropout_seed(run.seed, command.seq),
-    )
-    if outcome.gradient_P is not None:
-        residents.runs[command.run_id] = run.with_gradient(outcome.gradient_P)
-    plan = executed_plan(command.plan, outcome.micro_batches, decoder.dtype)
-    return JobDone(residents.settings.epoch, command.job_id, encode(outcome.result), plan)
-
-
 def run_optim_step(residents: Residents, command: RunOptimStep) -> Job:
     """An optimizer step."""
     run, result = optim_step(residents.run(command.run_id), command.operation.adam)
@@ -155,10 +135,23 @@ def run_evaluate(residents: Residents, command: RunEvaluate) -> Job:
         lengths, residents.settings.micro_batch_tokens
     )
     plan = replace(command.plan, micro_batches=batches)
-    _check_plan(plan, len(items))
+    check_plan(plan, len(items))
     result = yield from score(decoder, run.weights, items, operation.temperature, batches)
     plan = executed_plan(plan, batches, decoder.dtype)
     return JobDone(residents.settings.epoch, command.job_id, encode(result), plan)
+
+
+def check_plan(plan: PassPlan, num_data: int) -> None:
+    """Refuse a plan that does not name every datum exactly once.
+
+    Raises:
+        ServerError: the planner's fault.
+    """
+    planned = sorted(i for batch in plan.micro_batches for i in batch)
+    if planned != list(range(num_data)) or not all(plan.micro_batches):
+        raise ServerError(
+            f"The plan does not cover {num_data} data exactly once: {plan.micro_batches}."
+        )
 
 
 def plan_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
@@ -221,16 +214,3 @@ def _completed(item: EvaluationItem, request: SampleRequest, number: int) -> Eva
             field="batches",
         )
     return EvaluationItem(item.prompt_tokens, np.array(tokens, dtype=np.int32))
-
-
-def _check_plan(plan: PassPlan, num_data: int) -> None:
-    planned = sorted(i for batch in plan.micro_batches for i in batch)
-    if planned != list(range(num_data)) or not all(plan.micro_batches):
-        raise ServerError(
-            f"The plan does not cover {num_data} data exactly once: {plan.micro_batches}."
-        )
-
-
-def _dropout_seed(run_seed: int, seq: int) -> int:
-    digest = hashlib.blake2b(f"{run_seed}/{seq}".encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "little")

@@ -1,7 +1,7 @@
-"""Low-rank adapters: their shape, their weights, and the linear layer that applies them.
+"""Low-rank adapters: their shape and their weights.
 
-One base model serves every run: each of its linear layers is replaced once by an ``AdaptedLinear``, and
-the adapters of a pass are named per pass in a ``PassState``. Weights are immutable; an optimizer step
+Who applies them: ``adapted_linear.py`` in models of transformers, ``lean_adapters.py`` in ours. Weights
+are immutable; an optimizer step
 makes new ones, so whoever still samples from the old ones keeps them. Orientation and names are PEFT's
 (A [r, in], B [out, r], also for GPT-2's transposed ``Conv1D``). Knows no optimizer and no files.
 """
@@ -12,14 +12,10 @@ import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from dataclasses import field as dataclass_field
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from eztinker.engine.worker.attention import Layout
-from eztinker.engine.worker.quantization import QuantizedLinear
 from eztinker.errors import InvalidRequestError, UnsupportedError, UserError
 from eztinker.types.training import LoRAConfig
 
@@ -247,130 +243,3 @@ class Dropout:
         dropped = round(self.probability * 2**16)
         kept = bits[: like.numel()].view(like.shape) >= dropped - 2**15
         return kept.to(like.dtype).mul_(2**16 / (2**16 - dropped))
-
-
-@dataclass(slots=True)
-class PassState:
-    """What the layers of one base model need to know about the pass in progress.
-
-    Attributes:
-        layout: how its tokens belong together.
-        segments: (adapter or None, first flat row, end) covering the pass.
-        dropout: on the adapters' inputs, or None.
-        checkpointing: recompute each layer in the backward pass.
-        num_attention_calls: counts calls of our attention function.
-    """
-
-    layout: Layout | None = None
-    segments: list[tuple[AdapterWeights | None, int, int]] = dataclass_field(default_factory=list)
-    dropout: Dropout | None = None
-    checkpointing: bool = False
-    num_attention_calls: int = 0
-
-
-class AdaptedLinear(nn.Module):
-    """A frozen linear layer plus scaling·B·A·x of the adapters of the pass."""
-
-    def __init__(self, base: nn.Module, site: LinearSite, state: PassState) -> None:
-        super().__init__()
-        self.base = base
-        self.bias: Tensor | None = getattr(base, "bias", None)
-        self.in_features, self.out_features = site.in_features, site.out_features
-        self.site = site
-        self.state = state
-
-    @property
-    def weight(self) -> Tensor:
-        """The frozen weight as the model's own code knows it; a quantised one is new memory each time."""
-        return self.base.weight  # type: ignore[return-value]
-
-    def frozen(self, x: Tensor) -> Tensor:
-        """Output of the frozen layer."""
-        if isinstance(self.base, QuantizedLinear):
-            return self.base(x)
-        weight = self.weight.t() if self.site.is_transposed else self.weight
-        return nn.functional.linear(x, weight, self.bias)
-
-    def pulled_back(self, grad: Tensor) -> Tensor:
-        """Gradient of the frozen layer's input."""
-        if isinstance(self.base, QuantizedLinear):
-            return self.base.pulled_back(grad)
-        return grad @ (self.weight.t() if self.site.is_transposed else self.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Output of the shape of ``x`` with its last axis replaced."""
-        segments = self.state.segments
-        if len(segments) == 1 and segments[0][0] is not None:
-            adapter = segments[0][0]
-            pair = adapter.pairs[self.site.index]
-            if pair is not None:
-                return self._adapted(x, pair, adapter.scaling)
-        y = _Frozen.apply(x, self)
-        return y if len(segments) == 1 else self._adapted_by_segment(x, y)
-
-    def _adapted(self, x: Tensor, pair: Pair, scaling: float) -> Tensor:
-        x_rows = x.reshape(-1, self.in_features)
-        dropout = self.state.dropout
-        mask = dropout.mask(x_rows, self.site.index) if dropout is not None else None
-        y_rows = _Adapted.apply(x_rows, self, *pair, scaling, mask)
-        return y_rows.view(*x.shape[:-1], self.out_features)
-
-    def _adapted_by_segment(self, x: Tensor, y: Tensor) -> Tensor:
-        """Rows of several adapters; for sampling, without gradients."""
-        x_rows, y_rows = x.reshape(-1, self.in_features), y.view(-1, self.out_features)
-        for adapter, start, end in self.state.segments:
-            pair = adapter.pairs[self.site.index] if adapter is not None else None
-            if pair is not None:
-                low = x_rows[start:end] @ pair[0].t()
-                y_rows[start:end].addmm_(low, pair[1].t(), alpha=adapter.scaling)  # type: ignore[union-attr]
-        return y
-
-
-class _Frozen(torch.autograd.Function):
-    """x·Wᵀ + b whose backward pass asks for the weight again instead of keeping a quantised one in full."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: AdaptedLinear) -> Tensor:
-        ctx.layer = layer
-        return layer.frozen(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.layer.pulled_back(grads[0]), None
-
-
-class _Adapted(torch.autograd.Function):
-    """x·Wᵀ + b + s·(m∘x)·Aᵀ·Bᵀ as one step of the graph, with gradients for x, A and B only.
-
-    Written out it is ten steps, whose bookkeeping costs more than the products where these are small.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x_ND: Tensor,
-        layer: AdaptedLinear,
-        a: Tensor,
-        b: Tensor,
-        scaling: float,
-        mask_ND: Tensor | None,
-    ) -> Tensor:
-        low = (x_ND if mask_ND is None else x_ND * mask_ND) @ a.t()
-        ctx.save_for_backward(x_ND, a, b, low, mask_ND)
-        ctx.layer, ctx.scaling = layer, scaling
-        return layer.frozen(x_ND).addmm_(low, b.t(), alpha=scaling)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x_ND, a, b, low, mask_ND = ctx.saved_tensors
-        grad = grads[0]
-        grad_low = (grad @ b).mul_(ctx.scaling)
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            if mask_ND is None:
-                grad_x = ctx.layer.pulled_back(grad).addmm_(grad_low, a)
-            else:
-                grad_x = ctx.layer.pulled_back(grad).addcmul_(grad_low @ a, mask_ND)
-        grad_a = grad_low.t() @ (x_ND if mask_ND is None else x_ND * mask_ND)
-        grad_b = (grad.t() @ low).mul_(ctx.scaling)
-        return grad_x, None, grad_a, grad_b, None, None

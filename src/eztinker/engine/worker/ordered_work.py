@@ -1,8 +1,10 @@
 """Commands that execute in the order they came: models, runs, passes, optimizer steps, states, evaluations.
 
-``unit`` advances one of them by one unit of work. An evaluation has pinned its weights once it has begun,
-so it steps aside and takes turns with what comes after it. Knows no sampler beyond the requests an
-evaluation waits for, and no inbox; driven by ``worker.py``.
+``unit`` advances one of them by one unit of work. Passes of several runs are in progress at one time
+(``pass_group.py``); passes and optimizer steps may overtake those of other runs, never of their own, and
+nothing overtakes any other command. An evaluation has pinned its weights once it has begun, so it steps
+aside and takes turns with the rest. Knows no sampler beyond the requests an evaluation waits for, and no
+inbox; driven by ``worker.py``.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from eztinker.engine.worker.background_writes import BackgroundWrites
 from eztinker.engine.worker.batch import SampleRequest
 from eztinker.engine.worker.failures import error_info
 from eztinker.engine.worker.outbox import Outbox
+from eztinker.engine.worker.pass_group import PassGroup
 from eztinker.engine.worker.residents import Residents
 from eztinker.types.messages import (
     BaseModelFailed,
@@ -39,7 +42,6 @@ _HANDLERS: dict[type, Callable[..., jobs.Job]] = {
     LoadBaseModel: jobs.run_load_base_model,
     OpenRun: jobs.open_run,
     CloseRun: jobs.close_run,
-    RunPass: jobs.run_training_pass,
     RunOptimStep: jobs.run_optim_step,
     WriteState: jobs.run_write_state,
     ReadState: jobs.run_read_state,
@@ -82,6 +84,7 @@ class OrderedWork:
         self._outbox = outbox
         self._writes = writes
         self._queue: deque[Any] = deque()
+        self._passes = PassGroup(residents)
         self._current: _Task | None = None
         self._side_tasks: deque[_Task] = deque()
         self.num_setups_queued = self.num_setups_done = 0
@@ -94,7 +97,9 @@ class OrderedWork:
     @property
     def doing(self) -> str | None:
         """What is being executed."""
-        return None if self._current is None else type(self._current.command).__name__
+        if self._current is not None:
+            return type(self._current.command).__name__
+        return RunPass.__name__ if len(self._passes) else None
 
     def is_internal(self, request: SampleRequest) -> bool:
         """Whether a sampling request belongs to an evaluation, which answers for it."""
@@ -102,13 +107,23 @@ class OrderedWork:
 
     def cancel(self, job_id: str) -> bool:
         """Drop a job, without effect and without answer; False if it is not here."""
-        return self._cancel_queued(job_id) or self._cancel_task(job_id)
+        return (
+            self._cancel_queued(job_id) or self._passes.cancel(job_id) or self._cancel_task(job_id)
+        )
 
     def unit(self) -> bool:
         """Do one unit of work; False when there is none."""
         task = self._next_task()
-        if task is None:
+        if task is not None:
+            self._advance(task)
+            return True
+        if not len(self._passes):
             return False
+        for event in self._passes.unit():
+            self._outbox.send(event)
+        return True
+
+    def _advance(self, task: _Task) -> None:
         start_s = time.perf_counter()
         try:
             waits_for = next(task.job)
@@ -124,7 +139,6 @@ class OrderedWork:
                 # It has pinned its weights; what comes after it need not wait for its answers.
                 self._current = None
                 self._side_tasks.append(task)
-        return True
 
     def _cancel_queued(self, job_id: str) -> bool:
         queued = [command for command in self._queue if _job_id(command) == job_id]
@@ -152,10 +166,33 @@ class OrderedWork:
             self._side_tasks.rotate(-1)
             if task.is_runnable:
                 return task
-        if self._current is None and self._queue:
-            command = self._queue.popleft()
+        command = self._next_command() if self._current is None else None
+        if command is not None:
             self._current = _Task(command, self._job_of(command))
         return self._current
+
+    def _next_command(self) -> Any | None:
+        """Begin the passes that may begin; the command to execute now, if there is one."""
+        busy: set[str] = set()
+        for command in list(self._queue):
+            run_id = getattr(command, "run_id", "")
+            may_start = run_id not in busy and not self._passes.has_run(run_id)
+            if isinstance(command, RunPass):
+                may_start = may_start and self._passes.admits(command)
+            elif not isinstance(command, RunOptimStep) and command is not self._queue[0]:
+                return None
+            if not may_start:
+                busy.add(run_id)
+                if not isinstance(command, (RunPass, RunOptimStep)):
+                    return None
+                continue
+            self._queue.remove(command)
+            if not isinstance(command, RunPass):
+                return command
+            failure = self._passes.add(command)
+            if failure is not None:
+                self._outbox.send(failure)
+        return None
 
     def _job_of(self, command: Any) -> jobs.Job:
         if isinstance(command, WriteState) and command.background:

@@ -102,13 +102,11 @@ class ServerConfig(BaseModel):
     """Python modules the worker imports at start, to register loss functions."""
     micro_batch_tokens: int = Field(4096, ge=1)
     """Most tokens (padding included) in one training micro-batch."""
-    deterministic: bool = False
-    """Compute each run's passes apart from other runs', so that its numbers have the same bits whoever
-    else trains. Replays after a crash have the same bits in either case."""
     kv_cache_tokens: int = Field(0, ge=0)
     """Most tokens held in the key-value cache; 0 derives it from free memory."""
     deterministic: bool = False
-    """Equal work gives equal bits whatever else is being done: nothing shares a pass. Slower."""
+    """Equal work gives equal bits whatever else is being done: nothing shares a pass. Slower. Replays after
+    a crash have the same bits in either case."""
 
     default_wait_s: float = Field(5.0, ge=0, le=60)
     """How long a POST waits for its job when the request does not say."""

@@ -7,7 +7,7 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=6, help="kills in tests/recovery")
-    parser.addoption("--failpoints", type=int, default=2, help="places to die at; 0 walks all")
+    parser.addoption("--failpoints", type=int, default=4, help="places to die at; 0 walks all")
     parser.addoption("--cuts", type=int, default=3, help="power cuts")
 
 

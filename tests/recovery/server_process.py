@@ -11,15 +11,23 @@ from pathlib import Path
 
 import psutil
 
+ROOT = Path(__file__).parents[2]
+
 
 class ServerProcess:
     """A server on one state folder; ``kill`` and ``start`` it as often as needed.
+
+    Args:
+        folder: gets ``state``, the log and the file that says it is ready.
+        flags: of ``eztinker server``.
+        program: ``tests.recovery.fake_server`` for one whose worker is arithmetic, without torch.
 
     Attributes:
         url: where it answers; the port stays the same over restarts.
     """
 
-    def __init__(self, folder: Path, *flags: str) -> None:
+    def __init__(self, folder: Path, *flags: str, program: str = "eztinker") -> None:
+        self._program = program
         self._folder = folder
         self._flags = flags
         self._process: subprocess.Popen[bytes] | None = None
@@ -36,11 +44,14 @@ class ServerProcess:
         ready.unlink(missing_ok=True)
         self._folder.mkdir(parents=True, exist_ok=True)
         command = [
-            *(sys.executable, "-m", "eztinker", "server", "--port", str(self._port)),
+            *(sys.executable, "-m", self._program, "server", "--port", str(self._port)),
             *("--state-dir", str(self._folder / "state"), "--ready-file", str(ready), *self._flags),
         ]
         environ = {**os.environ, "HF_HUB_OFFLINE": "1", "EZTINKER_NUM_THREADS": "1"}
         environ["EZTINKER_FAILPOINT"] = failpoint
+        environ["PYTHONPATH"] = os.pathsep.join(
+            filter(None, (str(ROOT), environ.get("PYTHONPATH")))
+        )
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(command, stderr=log, stdout=log, env=environ)
         deadline = time.monotonic() + 60

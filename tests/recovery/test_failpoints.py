@@ -2,7 +2,8 @@
 
 The script of requests is played against a server that ends at the N-th pass of a place and is started
 again. Every answer must equal an undisturbed server's, bit by bit, and the jobs must be the same ones,
-each once. ``--failpoints 0`` walks all places for N = 1, 2, … until one is no longer reached.
+each once. ``--failpoints 0`` walks all places for N = 1, 2, … until one is no longer reached: those of
+the server with a worker of arithmetic, those of the worker with the real one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import itertools
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,22 @@ import pytest
 
 from eztinker import EZTinkerClient
 from eztinker.errors import InvalidRequestError
-from eztinker.failpoints import POINTS, WORKER_POINTS, arm
+from eztinker.failpoints import SERVER_POINTS, WORKER_POINTS, arm
 from tests.recovery.requests_script import STEPS, play
 from tests.recovery.server_process import ServerProcess
 
-SAMPLE = (("commit.before", 4), ("rename.after", 1), ("event.before", 4), ("answer.before", 3))
-"""What CI dies at: an optimizer step's log, a snapshot's name, a worker's word, an answer."""
+FAKE = "tests.recovery.fake_server"
+REAL = "eztinker"
+SAMPLES = {
+    FAKE: (
+        ("commit.before", 5),
+        ("commit.after", 6),
+        ("rename.after", 1),
+        ("answer.before", 3),
+    ),
+    REAL: (("event.before", 5), ("file.after", 2), ("commit.after", 5)),
+}
+"""What CI dies at, among them an optimizer step, a snapshot's name, a worker's word, an answer."""
 
 CONFIG = "replay_budget_s: 0\nsnapshot_cost_share: 1.0\n"
 """A snapshot after each optimizer step."""
@@ -33,15 +44,19 @@ CONFIG = "replay_budget_s: 0\nsnapshot_cost_share: 1.0\n"
 class Disturbed:
     """One play of the script with one death in it.
 
+    Args:
+        program: the server to run.
+
     Attributes:
         answers: what the client was told.
         died_under: the kind of request at which it happened; None if the place was not reached.
     """
 
-    def __init__(self, folder: Path, failpoint: str = "") -> None:
+    def __init__(self, folder: Path, program: str, failpoint: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "eztinker.yaml").write_text(CONFIG, encoding="utf-8")
-        self._server = ServerProcess(folder, "--config", str(folder / "eztinker.yaml"))
+        config = str(folder / "eztinker.yaml")
+        self._server = ServerProcess(folder, "--config", config, program=program)
         self._failpoint = failpoint
         self._kind = "start"
         self.died_under: str | None = None
@@ -78,46 +93,53 @@ class Disturbed:
                 return
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    return Disturbed(tmp_path_factory.mktemp("undisturbed")).answers
+def _walk(
+    folder: Path, program: str, points: Iterable[str], num_failpoints: int
+) -> Counter[tuple[str, str]]:
+    """Die at each place; how often that happened by place and kind of request.
 
+    Args:
+        num_failpoints: so many of the sample; 0 for every place, for as long as it is reached.
+    """
+    undisturbed = Disturbed(folder / "undisturbed", program).answers
+    deaths: Counter[tuple[str, str]] = Counter()
 
-def _places(count: int, reached: dict[str, bool]) -> Iterator[tuple[str, int]]:
-    """The sample, or every place with growing N for as long as it is reached."""
-    if count:
-        yield from SAMPLE[:count]
-        return
-    for name in POINTS:
-        for number in itertools.count(1):
-            reached[name] = False
-            yield name, number
-            if not reached[name]:
-                break
+    def is_survived(name: str, number: int) -> bool:
+        place = folder / f"{name}-{number}"
+        disturbed = Disturbed(place, program, f"{name}:{number}")
+        assert disturbed.answers == undisturbed, f"{name}:{number}"
+        shutil.rmtree(place)
+        if disturbed.died_under is not None:
+            deaths[name, disturbed.died_under] += 1
+        return disturbed.died_under is not None
+
+    if num_failpoints:
+        assert all(is_survived(*place) for place in SAMPLES[program][:num_failpoints])
+    else:
+        for name in points:
+            assert is_survived(name, 1), f"{name} is never reached"
+            for number in itertools.count(2):
+                if not is_survived(name, number):
+                    break
+    print(f"{deaths.total()} deaths by place and request:", dict(deaths))
+    return deaths
 
 
 @pytest.mark.timeout(4 * 3600)
-def test_a_death_at_any_place_is_not_seen(
-    tmp_path: Path, undisturbed: list[Any], num_failpoints: int
+def test_a_death_of_the_server_at_any_place_is_not_seen(
+    tmp_path: Path, num_failpoints: int
 ) -> None:
-    reached: dict[str, bool] = {}
-    deaths: Counter[tuple[str, str]] = Counter()
-    for name, number in _places(num_failpoints, reached):
-        folder = tmp_path / f"{name}-{number}"
-        disturbed = Disturbed(folder, f"{name}:{number}")
-        assert disturbed.answers == undisturbed, f"{name}:{number}"
-        shutil.rmtree(folder)
-        if disturbed.died_under is not None:
-            reached[name] = True
-            deaths[name, disturbed.died_under] += 1
-    print("deaths by place and request:", dict(deaths))
-    if num_failpoints:
-        assert deaths.total() == num_failpoints
-        return
-    assert {name for name, _ in deaths} == set(POINTS)
-    kinds = {kind for kind, _ in STEPS} - {"count"}
-    of_server = {kind for name, kind in deaths if name not in WORKER_POINTS}
-    assert kinds <= of_server, f"no death under {kinds - of_server}"
+    deaths = _walk(tmp_path, FAKE, SERVER_POINTS, num_failpoints)
+    if not num_failpoints:
+        kinds = {kind for kind, _ in STEPS} - {"count"}
+        assert kinds <= {kind for _, kind in deaths}
+
+
+@pytest.mark.timeout(4 * 3600)
+def test_a_death_of_the_worker_at_any_place_is_not_seen(
+    tmp_path: Path, num_failpoints: int
+) -> None:
+    _walk(tmp_path, REAL, WORKER_POINTS, num_failpoints and num_failpoints // 2)
 
 
 @pytest.mark.parametrize("value", ["commit", "commit.before:0", "nowhere:1", "commit.before:x"])

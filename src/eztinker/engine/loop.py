@@ -52,6 +52,9 @@ T = TypeVar("T")
 MAX_DEATHS = 2
 """Workers a job may take with it before it fails, the last of them with no other job beside it."""
 
+ROOM_POLL_S = 1.0
+"""How soon a result that found no room on the disk is tried again."""
+
 
 @dataclass(slots=True, eq=False)
 class ActiveJob:
@@ -257,7 +260,9 @@ class EngineLoop:
         active.task.handed_over = False
         num_deaths = active.task.job.num_deaths + 1
         active.task.job = replace(active.task.job, num_deaths=num_deaths)
-        await self._database.write(lambda connection: operation_log.count_death(connection, job_id))
+        await self._write_when_possible(
+            lambda connection: operation_log.count_death(connection, job_id)
+        )
         if active.cancel_asked:
             await self._end(active, _cancelled())
         elif num_deaths >= MAX_DEATHS and active.ticket.alone:
@@ -307,10 +312,10 @@ class EngineLoop:
         """Commit; with a full disk, wait for room: what was computed is not thrown away."""
         while True:
             try:
-                return await self._database.write(query)
+                return await self._database.write(query, may_use_reserve=True)
             except CapacityError as error:
                 log.warning("Waiting to commit: %s", error.message)
-                await asyncio.sleep(error.retry_after_s or 1.0)
+                await asyncio.sleep(ROOM_POLL_S)
 
     async def _account(self, task: Task, compute_s: float) -> None:
         """Add up what a replay would cost, and begin a snapshot when one is due."""

@@ -68,7 +68,8 @@ class Checkpoints(View):
         """
         owner = self.principal.owner_in_sight
         deleted = await self._database.write(
-            lambda connection: checkpoints.delete_checkpoint(connection, run_id, name, owner)
+            lambda connection: checkpoints.delete_checkpoint(connection, run_id, name, owner),
+            may_use_reserve=True,
         )
         await asyncio.to_thread(blobs.discard, Path(deleted.folder))
 
@@ -163,7 +164,7 @@ class Checkpoints(View):
                 checkpoints.delete_checkpoint(connection, checkpoint.run_id, checkpoint.name)
             return [checkpoint.folder for checkpoint in expired]
 
-        for folder in await self._database.write(delete):
+        for folder in await self._database.write(delete, may_use_reserve=True):
             await asyncio.to_thread(blobs.discard, Path(folder))
 
 

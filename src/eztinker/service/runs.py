@@ -209,7 +209,9 @@ class Runs(View):
             raise BusyError(
                 f"Run {run_id} still executes a job. Try again in a moment.", retry_after_s=5.0
             ) from None
-        await self._database.write(lambda connection: runs.delete_run(connection, run_id))
+        await self._database.write(
+            lambda connection: runs.delete_run(connection, run_id), may_use_reserve=True
+        )
         await self._engine.forget_run(run_id)
 
     async def _log_creation(self, run: RunRecord, request: operation_log.Request) -> StoredJob:

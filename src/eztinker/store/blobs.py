@@ -29,6 +29,7 @@ _TEMPORARY = ".tmp-"
 _TRASH = ".trash-"
 _REPLACED = ".replaced-"
 _DIGEST = "manifest_sha256"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def new_folder(parent: Path) -> Path:
@@ -143,7 +144,11 @@ def discard(folder: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise _translated(error, folder) from error
+        if error.errno not in _NO_ROOM:
+            raise _translated(error, folder) from error
+        # Not even room for a name: without its manifest it is taken for damaged, not for whole.
+        (folder / MANIFEST).unlink(missing_ok=True)
+        trash = folder
     failpoints.reach("discard.after")
     shutil.rmtree(trash, ignore_errors=True)
 
@@ -201,7 +206,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _translated(error: OSError, path: Path) -> EZTinkerError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in _NO_ROOM:
         return DiskFullError(
             f"No room left to write {path.name}. Free space and try again; nothing was changed.",
             retry_after_s=10.0,

@@ -2,7 +2,8 @@
 
 ``write`` runs a function inside a transaction and returns when it is durable. All functions that
 wait while a commit is on its way to the disk share the next one (group commit), each in a savepoint
-of its own so that one failing does not take the others along. Knows nothing of what is stored.
+of its own so that one failing does not take the others along. On a full disk only what ends work or
+makes room is written, from a reserve. Knows nothing of what is stored.
 Called by the service and the engine; the queries stand in the files named after the tables.
 """
 
@@ -27,6 +28,7 @@ from sqlalchemy import event, exc, pool
 
 from eztinker import failpoints
 from eztinker.errors import ConflictError, DiskFullError, EZTinkerError, StorageError
+from eztinker.store.reserve import Reserve
 
 T = TypeVar("T")
 Query = Callable[[sa.Connection], T]
@@ -42,6 +44,7 @@ class Database:
     def __init__(self, state_dir: Path, *, durability: str = "full") -> None:
         self._path = state_dir / FILE_NAME
         self._synchronous = "FULL" if durability == "full" else "NORMAL"
+        self._reserve = Reserve(state_dir)
         self._lock_file: int | None = None
         self._engine: sa.Engine | None = None
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
@@ -69,6 +72,7 @@ class Database:
         self._writer = threading.Thread(
             target=self._write_forever, args=(self._engine,), name="eztinker-write", daemon=True
         )
+        self._reserve.hold()
         self._writer.start()
         self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="eztinker-read")
         self._accepting = True
@@ -91,18 +95,22 @@ class Database:
             os.close(self._lock_file)
             self._lock_file = None
 
-    async def write(self, query: Query[T]) -> T:
+    async def write(self, query: Query[T], *, may_use_reserve: bool = False) -> T:
         """Run ``query`` in a transaction; return its value once it is durable.
+
+        Args:
+            may_use_reserve: it ends work or makes room, so it is written on a full disk too.
 
         Raises:
             DiskFullError, StorageError: nothing of ``query`` was kept.
             EZTinkerError: whatever ``query`` raised; nothing of it was kept.
         """
-        return await asyncio.wrap_future(self.write_soon(query))
+        future = self.write_soon(query, may_use_reserve=may_use_reserve)
+        return await asyncio.wrap_future(future)
 
-    def write_soon(self, query: Query[T]) -> Future[T]:
+    def write_soon(self, query: Query[T], *, may_use_reserve: bool = False) -> Future[T]:
         """Like ``write`` for callers without an event loop; keeps the order of calls."""
-        write = _Write(query)
+        write = _Write(query, may_use_reserve=may_use_reserve)
         with self._entrance:
             self._refuse_unless_open()
             self._queue.put(write)
@@ -229,6 +237,25 @@ class Database:
 
     def _commit(self, connection: sa.Connection, group: list[_Write]) -> None:
         group = [write for write in group if write.future.set_running_or_notify_cancel()]
+        if not self._reserve.hold():
+            _fail([write for write in group if not write.may_use_reserve], _disk_full("no reserve"))
+            group = [write for write in group if write.may_use_reserve]
+        error = self._try(connection, group)
+        entitled = [write for write in group if write.may_use_reserve]
+        if isinstance(error, DiskFullError) and entitled and self._reserve.give_up():
+            _fail([write for write in group if not write.may_use_reserve], error)
+            group = entitled
+            error = self._try(connection, group)
+        if error is not None:
+            _fail(group, error)
+        else:
+            for write in group:
+                write.settle()
+
+    def _try(self, connection: sa.Connection, group: list[_Write]) -> EZTinkerError | None:
+        """Write a group in one transaction; the error if nothing of it was kept."""
+        if not group:
+            return None
         try:
             with connection.begin() as transaction:
                 for write in group:
@@ -237,23 +264,28 @@ class Database:
                 failpoints.reach("commit.before")
             failpoints.reach("commit.after")
         except (exc.SQLAlchemyError, sqlite3.Error) as error:
-            for write in group:
-                write.fail(_storage_error(error))
-        for write in group:
-            write.settle()
+            return _storage_error(error)
+        return None
+
+
+def _fail(group: list[_Write], error: EZTinkerError) -> None:
+    for write in group:
+        write.future.set_exception(error)
 
 
 class _Write:
     """One caller's function on its way through the writer."""
 
-    def __init__(self, query: Query[Any]) -> None:
+    def __init__(self, query: Query[Any], *, may_use_reserve: bool) -> None:
         self.future: Future[Any] = Future()
+        self.may_use_reserve = may_use_reserve
         self._query = query
         self._value: Any = None
         self._error: BaseException | None = None
 
     def run(self, connection: sa.Connection, whole: sa.RootTransaction | None) -> None:
         """Execute inside ``whole``, the transaction, if that is nobody else's."""
+        self._error = None  # of an earlier try
         undo = connection.begin_nested() if whole is None else whole
         try:
             self._value = self._query(connection)
@@ -269,9 +301,6 @@ class _Write:
             if whole is None:
                 undo.commit()
 
-    def fail(self, error: EZTinkerError) -> None:
-        self._error = error
-
     def settle(self) -> None:
         """Tell the caller; only now has the commit succeeded or failed."""
         if self._error is not None:
@@ -283,12 +312,16 @@ class _Write:
 def _storage_error(error: Exception) -> EZTinkerError:
     reason = _reason(error)
     if "disk is full" in reason or "disk I/O error" in reason:
-        return DiskFullError(
-            f"No room to store the request durably ({reason}). Free space on the disk that holds "
-            "the state folder; nothing was changed.",
-            retry_after_s=10.0,
-        )
+        return _disk_full(reason)
     return StorageError(f"The database could not be used: {reason}.")
+
+
+def _disk_full(reason: str) -> DiskFullError:
+    return DiskFullError(
+        f"No room to store the request durably ({reason}). Free space on the disk that holds "
+        "the state folder, for example by deleting checkpoints; nothing was changed.",
+        retry_after_s=10.0,
+    )
 
 
 def _reason(error: Exception) -> str:

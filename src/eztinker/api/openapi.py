@@ -13,6 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from eztinker.models import api as wire
+from eztinker.models import openai as openai_wire
 from eztinker.models.answers import ErrorAnswer
 
 REF_TEMPLATE = "#/components/schemas/{model}"
@@ -41,7 +42,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
     document = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
-    models = [model for model in vars(wire).values() if _is_body(model)]
+    bodies = {**vars(wire), **vars(openai_wire)}
+    models = [model for name, model in bodies.items() if _is_body(model) and name[0] != "_"]
     _, schemas = models_json_schema(
         [(model, "validation") for model in models], ref_template=REF_TEMPLATE
     )

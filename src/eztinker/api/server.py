@@ -22,7 +22,16 @@ from eztinker.api import docs, errors
 from eztinker.api.deps import refuse_unknown_query
 from eztinker.api.middleware import RequestFrame
 from eztinker.api.openapi import DESCRIPTION, ERROR_RESPONSES, describe
-from eztinker.api.routes import checkpoints, health, jobs, models, runs, sampling, training
+from eztinker.api.routes import (
+    checkpoints,
+    health,
+    jobs,
+    models,
+    openai,
+    runs,
+    sampling,
+    training,
+)
 from eztinker.api.routes.tinker.app import create_tinker_app
 from eztinker.api.tinker.endpoint import PREFIX as TINKER_PREFIX
 from eztinker.errors import EZTinkerError
@@ -38,6 +47,7 @@ ROUTERS = (
     checkpoints.router,
     jobs.router,
     models.router,
+    openai.router,
     docs.router,
 )
 

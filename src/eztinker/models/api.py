@@ -34,7 +34,8 @@ def near_name(name: str, known: list[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name[:64], known, n=1, cutoff=0.6)), None)
 
 
-def _few_keys(value: Any) -> Any:
+def few_keys(value: Any) -> Any:
+    """Refuse an object with more keys than any real one has."""
     if isinstance(value, dict) and len(value) > MAX_SETTINGS:
         expected = f"at most {MAX_SETTINGS} settings"
         raise PydanticCustomError("wrong_kind", "{expected}", {"expected": expected})
@@ -51,7 +52,7 @@ class WireModel(BaseModel):
     def _refuse_unknown(cls, value: Any) -> Any:
         # pydantic would list every unknown field of a hostile body; the first one is enough.
         if isinstance(value, dict) and cls.model_config.get("extra") == "allow":
-            return _few_keys(value)
+            return few_keys(value)
         if isinstance(value, dict):
             known = cls.model_fields
             unknown = next((name for name in value if name not in known), None)
@@ -69,7 +70,7 @@ Labels = Annotated[list[int], Field(min_length=1, fail_fast=True)]
 Floats = Annotated[list[float], Field(min_length=1, fail_fast=True)]
 
 
-def _choice(*kinds: tuple[type | tuple[type, ...], str], expected: str) -> Discriminator:
+def choice(*kinds: tuple[type | tuple[type, ...], str], expected: str) -> Discriminator:
     """Choose a union's branch by the type of a value, or of a list's first element (``[...]``)."""
 
     def kind_of(value: Any) -> str | None:
@@ -105,7 +106,7 @@ Prompt = Annotated[
     Annotated[str, Field(min_length=1), Tag("kind:text")]
     | Annotated[TokenIds, Tag("kind:ids")]
     | Annotated[list[ChatMessage], Field(fail_fast=True), Tag("kind:messages")],
-    _choice(
+    choice(
         (str, "text"),
         (int, "ids"),
         ((dict, ChatMessage), "messages"),
@@ -116,7 +117,7 @@ Stop = Annotated[
     Annotated[str, Field(min_length=1), Tag("kind:text")]
     | Annotated[list[Annotated[str, Field(min_length=1)]], Field(fail_fast=True), Tag("kind:texts")]
     | Annotated[list[int], Field(fail_fast=True), Tag("kind:ids")],
-    _choice(
+    choice(
         (str, "text"),
         (str, "texts"),
         (int, "ids"),
@@ -130,13 +131,13 @@ TargetModules = Annotated[
         Field(min_length=1, fail_fast=True),
         Tag("kind:texts"),
     ],
-    _choice((str, "text"), (str, "texts"), expected='"all-linear" or a list of module names'),
+    choice((str, "text"), (str, "texts"), expected='"all-linear" or a list of module names'),
 ]
 LossSetting = Annotated[
     Annotated[str, Tag("kind:text")]
     | Annotated[float, Tag("kind:number")]
     | Annotated[None, Tag("kind:none")],
-    _choice(
+    choice(
         (str, "text"), ((int, float), "number"), (type(None), "none"), expected="a number or a text"
     ),
 ]
@@ -207,7 +208,7 @@ class TrainingRequest(_LossInputs):
     input_ids: TokenIds | None = None
     data: Annotated[list[TrainingDatum], Field(min_length=1, fail_fast=True)] | None = None
     loss_fn: str | None = Field(None, min_length=1, description="Omitted: the loss of the run.")
-    loss_fn_config: Annotated[dict[str, LossSetting], BeforeValidator(_few_keys)] | None = Field(
+    loss_fn_config: Annotated[dict[str, LossSetting], BeforeValidator(few_keys)] | None = Field(
         None, description='Settings of the loss, and "reduction": "mean" (default) or "sum".'
     )
 

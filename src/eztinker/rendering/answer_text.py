@@ -131,6 +131,7 @@ class AnswerText:
 
     def _shorten(self) -> None:
         """Leave a few tokens, from the beginning of a character on."""
+        kept = self._window
         for num_kept in range(_CONTEXT_TOKENS, _CONTEXT_TOKENS + _MAX_UNSURE + 1):
             kept = self._window[-num_kept:]
             if not self._tokenizer.decode(kept, False).startswith(_REPLACEMENT):

@@ -131,7 +131,13 @@ class FakeJobs:
         self.sampled = [SampledSequence([], [], "length")]
 
     async def submit(
-        self, operation: Operation, *, run_id, idempotency_key=None, request_digest=""
+        self,
+        operation: Operation,
+        *,
+        run_id,
+        idempotency_key=None,
+        request_digest="",
+        streamed=False,
     ):
         await self._admit(operation, run_id)
         if idempotency_key is not None and (run_id, idempotency_key) in self.by_key:
@@ -208,7 +214,8 @@ class FakeJobs:
             case LoadCheckpoint():
                 return CheckpointLoaded(run_id, operation.name, 1, operation.with_optimizer)
             case Sample():
-                return SampleResult(self.sampled, 3, len(operation.prompt_tokens))
+                sampled = (self.sampled * operation.num_samples)[: operation.num_samples]
+                return SampleResult(sampled, 3, len(operation.prompt_tokens))
             case Evaluate():
                 n = len(operation.items)
                 return EvaluationResult([1.0] * n, [-1.0] * n, [2] * n)

@@ -14,12 +14,15 @@ from typing import Any
 import httpx
 import pytest
 
+from eztinker.api.routes import openai
 from eztinker.api.server import ROUTERS
 from eztinker.models import api as wire
 
 from .fake_service import FakeService
 from .tiny_model import CONTEXT_LENGTH, VOCAB_SIZE
 
+NATIVE = [router for router in ROUTERS if router is not openai.router]
+"""The OpenAI wire has errors of its own; ``test_openai.py`` is about them."""
 JSON_TYPE = {"Content-Type": "application/json"}
 ABSENT = object()
 
@@ -336,7 +339,7 @@ def test_the_table_names_every_field(case: Case) -> None:
 
 def test_the_tables_name_every_route_with_a_body() -> None:
     templates = {case.path.replace("run_one", "{run_id}") for case in CASES}
-    posts = {r.path for router in ROUTERS for r in router.routes if "POST" in r.methods}
+    posts = {r.path for router in NATIVE for r in router.routes if "POST" in r.methods}
     assert templates == posts
 
 
@@ -478,13 +481,13 @@ async def test_query_parameters(
 
 
 def test_the_queries_name_every_route_that_reads() -> None:
-    gets = {r.path for router in ROUTERS for r in router.routes if "GET" in r.methods}
+    gets = {r.path for router in NATIVE for r in router.routes if "GET" in r.methods}
     assert gets == set(QUERIES)
 
 
 NAMED = sorted(
     (method, route.path)
-    for router in ROUTERS
+    for router in NATIVE
     for route in router.routes
     for method in route.methods
     if "{" in route.path

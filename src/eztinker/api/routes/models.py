@@ -14,6 +14,7 @@ from eztinker.api.answers import json_response
 from eztinker.api.deps import ServiceDep
 from eztinker.models.answers import ModelsAnswer, TokenizerAnswer
 from eztinker.types.records import BaseModelRecord, CheckpointRecord, RunRecord
+from eztinker.types.sampling import WeightsRef
 
 router = APIRouter(tags=["models"])
 
@@ -69,6 +70,22 @@ def _checkpoint_fields(checkpoint: CheckpointRecord) -> dict[str, Any]:
         checkpoint=checkpoint.name,
         step=checkpoint.step,
     )
+
+
+async def model_fields(
+    request: Request, service: ServiceDep, name: str, weights: WeightsRef
+) -> dict[str, Any]:
+    """The entry of one model, under the name that was asked for."""
+    if weights.run_id is None:
+        base = await service.base_models.resolve(weights.base_model)
+        fields = _base_fields(base, int(request.app.state.created_at_s))
+    elif weights.checkpoint is None:
+        fields = _run_fields(await service.runs.get(weights.run_id))
+    else:
+        fields = _checkpoint_fields(
+            await service.checkpoints.get(weights.run_id, weights.checkpoint)
+        )
+    return {**fields, "id": name}
 
 
 @router.get("/v1/base_models/{name:path}/tokenizer", response_model=TokenizerAnswer)

@@ -61,6 +61,10 @@ class Limits(BaseModel):
     """Runs of one owner of keys at one time."""
     max_queued_jobs_per_run: int = Field(1000, ge=1)
     """Jobs of one run that wait or run; beyond it 429."""
+    max_held_jobs_per_run: int = Field(4096, ge=1)
+    """Jobs of one run that wait for a lower number which has not arrived; beyond it refused."""
+    max_hold_s: float = Field(3600.0, gt=0)
+    """How long such a job waits before it fails."""
     max_queued_jobs: int = Field(10_000, ge=1)
     """Jobs of all runs that wait or run; beyond it 429."""
     max_queued_jobs_per_owner: int = Field(2500, ge=1)

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from eztinker.engine.actions import Actions, Outcome, Task
 from eztinker.engine.executors.base import WorkerDied
+from eztinker.engine.held import Held
 from eztinker.engine.recovery import Residents
 from eztinker.engine.scheduler import Scheduler, Ticket
 from eztinker.engine.snapshots import Snapshots
@@ -28,6 +29,7 @@ from eztinker.errors import (
     CapacityError,
     EngineCrashError,
     EZTinkerError,
+    InvalidRequestError,
     ServerError,
 )
 from eztinker.store import log as operation_log
@@ -100,8 +102,7 @@ class EngineLoop:
         self._main: asyncio.Task[None] | None = None
         supervisor.on_tokens = self._show_tokens
         self.active: dict[str, ActiveJob] = {}
-        # Jobs of a run whose predecessors have not arrived, by number.
-        self._held: dict[str, dict[int, ActiveJob]] = {}
+        self._held: Held[ActiveJob] = Held()
         self._num_of_owner: Counter[str] = Counter()
 
     async def start(self) -> None:
@@ -138,25 +139,32 @@ class EngineLoop:
         if job.seq is None:
             self._scheduler.add(active.ticket)
         else:
-            self._held.setdefault(active.ticket.queue, {})[job.seq] = active
-            self._release(active.ticket.queue, next_seq)
+            self._queue(
+                self._held.add(
+                    active.ticket.queue, job.seq, active, next_seq=next_seq, now_s=time.monotonic()
+                )
+            )
         self._wake.set()
         return active
 
     def release(self, run_id: str, next_seq: int) -> None:
         """A number was used up without a job to run: what waited for it may start."""
-        self._release(run_id, next_seq)
+        self._queue(self._held.release(run_id, next_seq, now_s=time.monotonic()))
         self._wake.set()
 
-    def _release(self, run_id: str, next_seq: int) -> None:
-        """Queue, in order, what waited for a number that has arrived now."""
-        held = self._held.get(run_id)
-        if held is None:
-            return
-        for seq in sorted(seq for seq in held if seq < next_seq):
-            self._scheduler.add(held.pop(seq).ticket)
-        if not held:
-            del self._held[run_id]
+    def _queue(self, released: list[ActiveJob]) -> None:
+        for active in released:
+            self._scheduler.add(active.ticket)
+
+    async def end_held(self, max_hold_s: float) -> None:
+        """Fail what has waited longer for a number that does not come; the client can see why."""
+        for stale in self._held.stale(before_s=time.monotonic() - max_hold_s):
+            for active in stale.jobs:
+                seq = active.task.job.seq
+                if self._held.take(stale.run_id, seq):
+                    await self._end(
+                        active, _never_arrived(stale.run_id, stale.missing, seq, max_hold_s)
+                    )
 
     def _show_tokens(self, event: TokensDrawn) -> None:
         for index, job_id in enumerate(event.job_ids):
@@ -170,7 +178,9 @@ class EngineLoop:
         if active is None:
             return
         active.cancel_asked = True
-        if self._scheduler.remove(job_id) or self._take_held(active):
+        if self._scheduler.remove(job_id) or self._held.take(
+            active.ticket.queue, active.task.job.seq
+        ):
             await self._end(active, _cancelled())
         elif active.task.handed_over:
             await self._supervisor.tell(CancelJob(job_id))
@@ -178,8 +188,10 @@ class EngineLoop:
     def position(self, job_id: str) -> tuple[int, str] | None:
         """Jobs ahead of a waiting job and the reason of its wait; None once it runs."""
         active = self.active.get(job_id)
-        if active is not None and self._is_held(active):
-            return 0, "operations with lower numbers have not arrived"
+        if active is not None:
+            missing = self._held.missing(active.ticket.queue, active.task.job.seq)
+            if missing is not None:
+                return 0, f"operation {missing}, which comes before it, has not arrived"
         found = self._scheduler.position(job_id)
         if found is not None and not self._supervisor.ready.is_set():
             failure = self._supervisor.start_failure
@@ -190,7 +202,7 @@ class EngineLoop:
     @property
     def num_waiting(self) -> int:
         """Accepted jobs that have not started."""
-        return self._scheduler.num_waiting + sum(map(len, self._held.values()))
+        return self._scheduler.num_waiting + len(self._held)
 
     @property
     def num_running(self) -> int:
@@ -198,26 +210,20 @@ class EngineLoop:
         return self._scheduler.num_running
 
     def num_of_run(self, run_id: str) -> int:
-        """Jobs of a run that wait or run."""
-        return self._scheduler.num_in_queue(run_id) + len(self._held.get(run_id, ()))
+        """Jobs of a run that wait or run, without those that are held."""
+        return self._scheduler.num_in_queue(run_id)
+
+    def num_held_of_run(self, run_id: str) -> int:
+        """Jobs of a run that wait for a number which has not arrived."""
+        return self._held.num_of_run(run_id)
+
+    def is_awaited(self, run_id: str, seq: int) -> bool:
+        """Whether held jobs of the run wait for this number."""
+        return self._held.is_awaited(run_id, seq)
 
     def num_of_owner(self, owner: str) -> int:
         """Jobs of an owner that wait or run."""
         return self._num_of_owner[owner]
-
-    def _is_held(self, active: ActiveJob) -> bool:
-        seq = active.task.job.seq
-        return seq is not None and seq in self._held.get(active.ticket.queue, {})
-
-    def _take_held(self, active: ActiveJob) -> bool:
-        """Take a held job out; False if it is not held."""
-        if not self._is_held(active):
-            return False
-        held = self._held[active.ticket.queue]
-        held.pop(active.task.job.seq or 0)
-        if not held:
-            del self._held[active.ticket.queue]
-        return True
 
     # Plan -----------------------------------------------------------------------------------------
 
@@ -405,6 +411,16 @@ def _ticket(job: StoredJob, operation: Operation) -> Ticket:
         num_rows=num_rows,
         num_deaths=job.num_deaths,
         may_share=isinstance(operation, (TrainingPass, OptimStep)),
+    )
+
+
+def _never_arrived(run_id: str, missing: int, seq: int | None, max_hold_s: float) -> EZTinkerError:
+    return InvalidRequestError(
+        f"Operation {seq} of {run_id} waited {max_hold_s:.0f} s (limits.max_hold_s) for operation {missing}, "
+        "which never arrived; operations run in the order of their numbers. Its client has lost it: make a "
+        "new training client, from a saved state if there is one.",
+        code="operation_missing",
+        field="seq_id",
     )
 
 

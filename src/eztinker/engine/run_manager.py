@@ -107,8 +107,20 @@ class RunManager:
         return self._loop.position(job_id)
 
     def num_of_run(self, run_id: str) -> int:
-        """Jobs of a run that wait or run."""
+        """Jobs of a run that wait or run, without those that are held."""
         return self._loop.num_of_run(run_id)
+
+    def num_held_of_run(self, run_id: str) -> int:
+        """Jobs of a run that wait for a number which has not arrived."""
+        return self._loop.num_held_of_run(run_id)
+
+    def is_awaited(self, run_id: str, seq: int) -> bool:
+        """Whether accepted jobs of the run wait for this number."""
+        return self._loop.is_awaited(run_id, seq)
+
+    async def end_held(self) -> None:
+        """Fail jobs whose predecessors have not come for too long."""
+        await self._loop.end_held(self._config.limits.max_hold_s)
 
     def num_of_owner(self, owner: str) -> int:
         """Jobs of an owner that wait or run."""

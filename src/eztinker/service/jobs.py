@@ -17,7 +17,7 @@ from eztinker.config import ServerConfig
 from eztinker.engine.loop import ActiveJob
 from eztinker.engine.run_manager import RunManager
 from eztinker.engine.streams import DrawnToken
-from eztinker.errors import BusyError, EngineCrashError, EZTinkerError
+from eztinker.errors import BusyError, EngineCrashError, EZTinkerError, TooLargeError
 from eztinker.ids import new_job_id
 from eztinker.service import admission
 from eztinker.service.base_models import BaseModels
@@ -98,7 +98,7 @@ class Jobs(View):
         )
         scope = idempotency_scope(run_id, owner)
         try:
-            await self._admit(operation, run, is_next=seq is None, owner=owner)
+            await self._admit(operation, run, seq=seq, owner=owner)
         except EZTinkerError:
             # A repeated request may be refused by what its first copy has done (a saved name).
             known = await self._database.read(
@@ -304,14 +304,14 @@ class Jobs(View):
     # Admission ------------------------------------------------------------------------------------
 
     async def _admit(
-        self, operation: Operation, run: RunRecord | None, *, is_next: bool = True, owner: str
+        self, operation: Operation, run: RunRecord | None, *, seq: int | None, owner: str
     ) -> None:
         """Refuse what cannot succeed.
 
         Args:
             run: it belongs to; None for samples of a checkpoint or a bare model.
-            is_next: nothing comes between what the database says now and the operation. With a number
-                of the caller's, operations before it may still arrive and save what it names.
+            seq: the caller's number; None if nothing comes between what the database says now and the
+                operation. Before a number, others may still arrive and save what it names.
         """
         await self.need_source(operation)
         if run is None:
@@ -326,9 +326,9 @@ class Jobs(View):
             limits=self._config.limits,
             extra_losses=self._engine.loss_functions,
         )
-        if is_next:
+        if seq is None:
             await self._check_checkpoint(operation, run.run_id if run else None)
-        self._check_room(run.run_id if run else None, owner)
+        self._check_room(run.run_id if run else None, owner, seq)
 
     async def _check_checkpoint(self, operation: Operation, run_id: str | None) -> None:
         """What the database already knows to be impossible is refused now, not as a failed job."""
@@ -358,7 +358,9 @@ class Jobs(View):
             for active in self._engine.active_of_run(operation.source_run_id)
         )
 
-    def _check_room(self, run_id: str | None, owner: str) -> None:
+    def _check_room(self, run_id: str | None, owner: str, seq: int | None) -> None:
+        if run_id is not None and seq is not None and self._is_awaited(run_id, seq):
+            return  # were it refused, those that wait for it would keep the room for ever
         limits = self._config.limits
         health = self._engine.health()
         num_jobs = health["queued_jobs"] + health["running_jobs"]
@@ -382,6 +384,23 @@ class Jobs(View):
                 "(limits.max_queued_jobs_per_owner). Wait for some of them.",
                 retry_after_s=1.0,
             )
+
+    def _is_awaited(self, run_id: str, seq: int) -> bool:
+        """Whether jobs wait for this number; if too many wait for another one, it is refused."""
+        if self._engine.is_awaited(run_id, seq):
+            return True
+        num_held, most = (
+            self._engine.num_held_of_run(run_id),
+            self._config.limits.max_held_jobs_per_run,
+        )
+        if num_held >= most:
+            raise TooLargeError(
+                f"seq_id: {num_held} operations of {run_id} wait for one before them that has not arrived, "
+                "and this server holds no more (limits.max_held_jobs_per_run). Pass less data to one call.",
+                field="seq_id",
+                details={"limit": most, "setting": "limits.max_held_jobs_per_run"},
+            )
+        return False
 
     # Views ----------------------------------------------------------------------------------------
 

@@ -89,7 +89,7 @@ class Service:
             asyncio.create_task(self._preload(name), name=f"preload-{name}")
             for name in self.config.models
         ]
-        self._background.append(asyncio.create_task(self._sweep(), name="sweep-checkpoints"))
+        self._background.append(asyncio.create_task(self._sweep(), name="sweep"))
 
     async def stop(self) -> None:
         """Let running jobs end in time, stop the engine, close the database."""
@@ -121,12 +121,13 @@ class Service:
         }
 
     async def _sweep(self) -> None:
-        """Delete expired checkpoints, for as long as the server runs."""
+        """Delete expired checkpoints and fail jobs held too long, for as long as the server runs."""
         while True:
             try:
                 await self.checkpoints.sweep()
+                await self._engine.end_held()
             except EZTinkerError as error:
-                log.warning("Expired checkpoints were not deleted: %s", error.message)
+                log.warning("What has expired was not cleared away: %s", error.message)
             await asyncio.sleep(SWEEP_INTERVAL_S)
 
     async def _preload(self, name: str) -> None:

@@ -345,13 +345,35 @@ async def test_numbers_may_arrive_out_of_order(engine: Engine) -> None:
     second = await engine.submit(a_pass(2), seq=2)
     assert engine.manager.position(step.record.job_id) == (
         0,
-        "operations with lower numbers have not arrived",
+        "operation 1, which comes before it, has not arrived",
     )
     await asyncio.sleep(0.01)
     assert {step.record.status, second.record.status} == {"queued"}
     first = await engine.submit(a_pass(1), seq=1)
     assert (await ended(step)).result == StepResult(1, 3.0, 0.5)
     assert first.record.finished_at_s < second.record.finished_at_s
+
+
+async def test_what_waits_too_long_for_a_number_fails_and_says_for_which(
+    tmp_path: Path, world: World
+) -> None:
+    limits = {"max_hold_s": 0.05}
+    engine = await Engine(tmp_path / "state", world, limits=limits).start()
+    await ended(await engine.create())
+    held = await engine.submit(a_pass(4), seq=3)
+    await engine.stop()
+    engine = await Engine(tmp_path / "state", world, limits=limits).start()
+    resumed = engine.manager.active(held.record.job_id)
+    assert resumed is not None
+    await engine.manager.end_held()  # a restart begins the wait anew
+    assert resumed.record.status == "queued"
+    await asyncio.sleep(0.06)
+    await engine.manager.end_held()
+    error = (await ended(resumed)).error
+    assert error is not None
+    assert (error.code, error.category) == ("operation_missing", "user")
+    assert "for operation 1, which never arrived" in error.message
+    await engine.stop()
 
 
 async def test_held_jobs_survive_a_restart_and_can_be_cancelled(

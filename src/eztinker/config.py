@@ -49,6 +49,8 @@ class Limits(BaseModel):
     """Size of one HTTP request body."""
     max_body_values: int = Field(8 * 1024 * 1024, ge=1024)
     """Values (token ids, weights, …) in one JSON body; parsing more would hold up all others."""
+    max_bodies_bytes: int = Field(1024 * 1024 * 1024, ge=1024)
+    """Size of all bodies that are held at one time; beyond it 429."""
     max_data: int = Field(1024, ge=1)
     """Data (sequences) per training request."""
     max_stop_strings: int = Field(16, ge=1)

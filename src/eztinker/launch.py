@@ -27,6 +27,7 @@ from eztinker.api.server import create_app
 from eztinker.config import ServerConfig
 from eztinker.engine.executors.base import Executor
 from eztinker.errors import UserError
+from eztinker.local_access import LocalAccess
 from eztinker.service.service import Service
 
 log = logging.getLogger("eztinker")
@@ -80,26 +81,30 @@ def serve(
         _url(listener),
         ready_file,
     )
+    access = LocalAccess(_url_from_here(listener), service.accounts.local_key)
     if exit_with_parent:
         threading.Thread(target=_watch_stdin, args=(server,), daemon=True).start()
     try:
-        asyncio.run(_run(server, service, listener, config.workers))
+        asyncio.run(_run(server, service, listener, access))
     finally:
         listener.close()
     return 0
 
 
 async def _run(
-    server: _Server, service: Service, listener: socket.socket, num_threads: int
+    server: _Server, service: Service, listener: socket.socket, access: LocalAccess
 ) -> None:
+    config = service.config
     # Tokenizing, checksums and files: what would otherwise hold up the answers to others.
     asyncio.get_running_loop().set_default_executor(
-        ThreadPoolExecutor(num_threads, thread_name_prefix="eztinker-prepare")
+        ThreadPoolExecutor(config.workers, thread_name_prefix="eztinker-prepare")
     )
     await service.start()
     try:
+        access.write(config.state_dir)
         await server.serve(sockets=[listener])
     finally:
+        LocalAccess.remove(config.state_dir)
         await service.stop()
 
 
@@ -174,6 +179,11 @@ def _listen(host: str, port: int) -> socket.socket:
 def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _url_from_here(listener: socket.socket) -> str:
+    """The address for programs on this machine, also of a server that listens on all addresses."""
+    return _url(listener).replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
 def _watch_stdin(server: _Server) -> None:

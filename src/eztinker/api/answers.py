@@ -31,7 +31,7 @@ from eztinker.types.operations import (
     SampleResult,
     StepResult,
 )
-from eztinker.types.records import CheckpointRecord, JobRecord, RunRecord
+from eztinker.types.records import CheckpointRecord, JobRecord, KeyRecord, RunRecord
 from eztinker.types.sampling import SampledSequence, SamplingParams
 from eztinker.types.training import LoRAConfig, LossSpec
 
@@ -79,6 +79,19 @@ def _lora_fields(lora: LoRAConfig) -> dict[str, Any]:
 
 def _loss_fields(loss: LossSpec) -> dict[str, Any]:
     return {"loss_type": loss.name, **loss.config, "reduction": loss.reduction}
+
+
+def key_fields(key: KeyRecord) -> dict[str, Any]:
+    """A key, as far as it may be shown."""
+    return {
+        "key_id": key.key_id,
+        "name": key.name,
+        "owner": key.owner,
+        "scopes": list(key.scopes),
+        "created_at": iso_time(key.created_at_s),
+        "expires_at": iso_time(key.expires_at_s),
+        "revoked_at": iso_time(key.revoked_at_s),
+    }
 
 
 def checkpoint_fields(checkpoint: CheckpointRecord) -> dict[str, Any]:

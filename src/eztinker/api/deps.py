@@ -35,8 +35,8 @@ MAX_OFFSET = 2**63 - 1
 
 
 async def get_service(request: Request) -> Service:
-    """The service of this application."""
-    return request.app.state.service
+    """The service as whoever asks sees it: what belongs to others does not exist there."""
+    return request.state.service
 
 
 ServiceDep = Annotated[Service, Depends(get_service)]
@@ -44,7 +44,7 @@ ServiceDep = Annotated[Service, Depends(get_service)]
 
 async def get_raw_body(request: Request) -> bytes:
     """The body's bytes, read once per request."""
-    return await read_raw(request, request.app.state.service.config.limits)
+    return await read_raw(request, request.state.service.config.limits)
 
 
 RawBody = Annotated[bytes, Depends(get_raw_body)]

@@ -47,6 +47,9 @@ STATUS_OF_CODE = {
     "head_too_large": 431,
     "method_not_allowed": 405,
     "unsupported_media_type": 415,
+    "missing_scope": 403,
+    "unknown_host": 403,
+    "cross_origin": 403,
 }
 """Codes that HTTP itself has a status for; they outrank the class."""
 

@@ -20,12 +20,14 @@ from starlette.routing import Route
 
 from eztinker.api import docs, errors
 from eztinker.api.deps import refuse_unknown_query
+from eztinker.api.gate import Gate
 from eztinker.api.middleware import RequestFrame
 from eztinker.api.openapi import DESCRIPTION, ERROR_RESPONSES, describe
 from eztinker.api.routes import (
     checkpoints,
     health,
     jobs,
+    keys,
     models,
     openai,
     runs,
@@ -34,6 +36,7 @@ from eztinker.api.routes import (
 )
 from eztinker.api.routes.tinker.app import create_tinker_app
 from eztinker.api.tinker.endpoint import PREFIX as TINKER_PREFIX
+from eztinker.api.tinker.errors import error_response as tinker_error_response
 from eztinker.errors import EZTinkerError
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ ROUTERS = (
     jobs.router,
     models.router,
     openai.router,
+    keys.router,
     docs.router,
 )
 
@@ -71,11 +75,16 @@ def create_app(service: Service) -> FastAPI:
     app.state.created_at_s = time.time()
     for router in ROUTERS:
         app.include_router(router)
-    app.mount(TINKER_PREFIX, create_tinker_app(service))
+    app.mount(TINKER_PREFIX, create_tinker_app())
     _describe_once(app)
     _handle_errors(app)
+    app.add_middleware(Gate, routes=app.routes, answers={TINKER_PREFIX: _answer_on_tinker_wire})
     app.add_middleware(RequestFrame)
     return app
+
+
+def _answer_on_tinker_wire(error: EZTinkerError, request_id: str) -> Response:
+    return tinker_error_response(error)
 
 
 def _describe_once(app: FastAPI) -> None:

@@ -20,6 +20,7 @@ from eztinker.cli import (
     doctor,
     evaluation,
     jobs,
+    keys,
     logs,
     recipe,
     runs,
@@ -83,6 +84,7 @@ app.command(help=say("demo"))(demo.demo)
 app.command(help=say("recipe"))(recipe.recipe)
 app.command(help=say("doctor"))(doctor.doctor)
 app.add_typer(jobs.app, name="jobs", help=say("jobs"))
+app.add_typer(keys.app, name="keys", help=say("keys"))
 app.add_typer(config_command.app, name="config", help=say("config"))
 app.add_typer(data.app, name="data", help=say("data"))
 

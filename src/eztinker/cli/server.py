@@ -38,6 +38,12 @@ def server(
         int | None, typer.Option("--num-threads", min=0, help=say("server num-threads"))
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help=say("server device"))] = None,
+    insecure: Annotated[
+        bool | None, typer.Option("--insecure", help=say("server insecure"))
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option("--allowed-host", help=say("server allowed-host"))
+    ] = None,
     exit_with_parent: Annotated[bool, typer.Option("--exit-with-parent", hidden=True)] = False,
     ready_file: Annotated[Path | None, typer.Option("--ready-file", hidden=True)] = None,
 ) -> None:
@@ -57,6 +63,8 @@ def server(
         "aliases": _aliases(alias) if alias else None,
         "num_threads": num_threads,
         "device": device,
+        "insecure": insecure,
+        "allowed_hosts": tuple(allowed_host) if allowed_host else None,
     }
     from eztinker.config import load_config
 

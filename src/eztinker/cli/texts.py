@@ -49,6 +49,10 @@ _CATALOGUE: dict[str, tuple[str, str]] = {
     "jobs list": ("List the newest jobs.", "列出最新的任务。"),
     "jobs show": ("Show one job with its result.", "查看一个任务及其结果。"),
     "jobs cancel": ("Ask the server to stop a job.", "请求服务器停止任务。"),
+    "keys": ("Make, list and revoke keys of a server.", "创建、列出、吊销服务器密钥。"),
+    "keys create": ("Make a key and print it, this once.", "创建密钥并打印（仅此一次）。"),
+    "keys list": ("List the keys, without the keys themselves.", "列出密钥（不含密钥本身）。"),
+    "keys revoke": ("Take a key back.", "吊销密钥。"),
     "config": ("Show and check the server's settings.", "查看和检查服务器设置。"),
     "config show": (
         "Show the settings a server would start with here, after all layers.",
@@ -131,6 +135,20 @@ _CATALOGUE: dict[str, tuple[str, str]] = {
     "jobs run-id": ("Of this run only.", "只列出该运行的。"),
     "jobs status": ("In this state only.", "只列出该状态的。"),
     "jobs limit": ("At most so many.", "最多列出多少个。"),
+    "keys name": ("What the key is for.", "密钥的用途。"),
+    "keys scope": (
+        "What it allows: read, sample, train, admin; repeatable.",
+        "允许的操作：read、sample、train、admin；可重复。",
+    ),
+    "keys owner": ("Whose things it reaches. (default: NAME)", "可访问谁的内容。（默认：NAME）"),
+    "keys expires": (
+        "How long it works: 30d, 12h. (default: for ever)",
+        "有效期：30d、12h。（默认：永久）",
+    ),
+    "keys state-dir": (
+        "State folder of the server. (default: as for 'eztinker server')",
+        "服务器的状态目录。（默认：与 eztinker server 相同）",
+    ),
     "doctor torch": ("Import torch and look at its devices.", "导入 torch 并查看设备。"),
     "server host": ("Address to listen on. (default: 127.0.0.1)", "监听地址。（默认：127.0.0.1）"),
     "server port": (
@@ -173,6 +191,14 @@ _CATALOGUE: dict[str, tuple[str, str]] = {
         "auto, cpu, cuda or cuda:N. (default: auto)",
         "auto、cpu、cuda 或 cuda:N。（默认：auto）",
     ),
+    "server insecure": (
+        "Answer other machines although there is no key.",
+        "即使没有密钥也应答其他机器。",
+    ),
+    "server allowed-host": (
+        "A name by which browsers may call this server; repeatable.",
+        "浏览器可用来访问本服务器的名称；可重复。",
+    ),
     "demo dataset": ("Problems to train on.", "训练所用的题目。"),
     "demo data-path": ("File or folder with the data set.", "数据集文件或目录。"),
     "demo max-samples": ("Problems to train on.", "训练题目数。"),
@@ -188,6 +214,15 @@ _CATALOGUE: dict[str, tuple[str, str]] = {
     "saved": ("Saved {name} of {run_id}.", "已保存 {run_id} 的检查点 {name}。"),
     "cancelled": ("Job {job_id}: {status}.", "任务 {job_id}：{status}。"),
     "interrupted": ("Interrupted.", "已中断。"),
+    "key created": (
+        "Made key {key_id} for {owner}: {scopes}. It is shown only now.",
+        "已为 {owner} 创建密钥 {key_id}：{scopes}。仅此一次显示。",
+    ),
+    "key revoked": ("Revoked key {key_id}.", "已吊销密钥 {key_id}。"),
+    "no keys": (
+        "No keys: whoever uses this machine may use the server. 'eztinker keys create NAME' makes one.",
+        "没有密钥：本机任何人都可使用服务器。用 eztinker keys create NAME 创建一个。",
+    ),
     "no runs": (
         "No training runs yet. 'eztinker create' makes one.",
         "还没有训练运行。用 eztinker create 创建一个。",

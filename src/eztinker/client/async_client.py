@@ -105,7 +105,7 @@ class AsyncEZTinkerClient:
         server = await asyncio.to_thread(
             EmbeddedServer, models, state_dir=state_dir, settings=settings
         )
-        client = cls(server.base_url, timeout=timeout)
+        client = cls(server.base_url, server.api_key, timeout)
         client._server = server
         return client
 
@@ -246,6 +246,12 @@ class AsyncEZTinkerClient:
     get_job = _asks(requests.get_job)
     get_jobs = _asks(requests.get_jobs)
     cancel_job = _asks(requests.cancel_job)
+
+    # Keys -----------------------------------------------------------------------------------------
+
+    create_key = _asks(requests.create_key)
+    get_keys = _asks(requests.get_keys)
+    revoke_key = _asks(requests.revoke_key)
 
     # Pipelining: the same operations, answered at once by a handle ---------------------------------
 

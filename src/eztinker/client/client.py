@@ -121,7 +121,7 @@ class EZTinkerClient:
 
         models = [model] if isinstance(model, str) else list(model)
         server = EmbeddedServer(models, state_dir=state_dir, settings=settings)
-        client = cls(server.base_url, timeout=timeout)
+        client = cls(server.base_url, server.api_key, timeout)
         client._server = server
         return client
 
@@ -270,6 +270,12 @@ class EZTinkerClient:
     get_job = _asks(requests.get_job)
     get_jobs = _asks(requests.get_jobs)
     cancel_job = _asks(requests.cancel_job)
+
+    # Keys -----------------------------------------------------------------------------------------
+
+    create_key = _asks(requests.create_key)
+    get_keys = _asks(requests.get_keys)
+    revoke_key = _asks(requests.revoke_key)
 
     # Pipelining: the same operations, answered at once by a handle ---------------------------------
 

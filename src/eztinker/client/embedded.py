@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from eztinker.errors import InvalidRequestError, ServerUnreachableError
+from eztinker.local_access import LocalAccess
 
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 20.0
@@ -34,6 +35,7 @@ class EmbeddedServer:
 
     Attributes:
         base_url: its address.
+        api_key: a key that holds as long as it runs; needed where its state folder has keys.
         state_dir: where its database, checkpoints and ``server.log`` lie.
 
     Args:
@@ -61,9 +63,11 @@ class EmbeddedServer:
         self._finalizer = weakref.finalize(self, _stop, self._process, self._scratch)
         try:
             self.base_url = self._wait_until_ready()
+            access = LocalAccess.read(self.state_dir)
         except BaseException:
             self.close()
             raise
+        self.api_key = access.api_key if access else None
 
     def _start(
         self, models: Sequence[str], environment: Mapping[str, str]

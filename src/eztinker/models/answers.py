@@ -47,6 +47,7 @@ class HealthAnswer(BaseModel):
     timestamp: str
     engine: str
     engine_error: str | None = None
+    warnings: list[str] = Field([], description="What whoever runs the server should mend.")
 
 
 class RunCreatedAnswer(Answer):
@@ -304,3 +305,27 @@ class TokenizerAnswer(Answer):
     model: str
     encoding: Literal["utf-8"]
     files: dict[str, str] = Field(description="File name -> text.")
+
+
+class KeyAnswer(Answer):
+    """A key as it is remembered, without the key itself."""
+
+    key_id: str
+    name: str
+    owner: str
+    scopes: list[str]
+    created_at: str
+    expires_at: str | None
+    revoked_at: str | None
+
+
+class KeyCreatedAnswer(KeyAnswer):
+    """``POST /v1/keys``."""
+
+    key: str = Field(description="Shown here and never again.")
+
+
+class KeysAnswer(Answer):
+    """``GET /v1/keys``."""
+
+    keys: list[KeyAnswer]

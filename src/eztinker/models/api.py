@@ -304,3 +304,21 @@ class EvaluationRequest(WireModel):
     temperature: float = Field(1.0, gt=0)
     max_new_tokens: int = Field(50, ge=1)
     seed: int | None = Field(None, ge=0, le=MAX_SEED)
+
+
+# Keys ---------------------------------------------------------------------------------------------
+
+
+class CreateKeyRequest(WireModel):
+    """``POST /v1/keys``."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    """What the key is for."""
+    owner: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """Whose things it reaches; by default the name."""
+    scopes: Annotated[list[Literal["read", "sample", "train", "admin"]], Field(min_length=1)] = [
+        "train",
+        "sample",
+    ]
+    expires_in_s: Annotated[float, Field(gt=0, le=100 * 365 * 86400)] | None = None
+    """How long it works; by default for ever."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 from eztinker.config import ServerConfig
-from eztinker.errors import AuthError, InvalidRequestError, UserError
+from eztinker.errors import AuthError, ConflictError, InvalidRequestError, UserError
 from eztinker.ids import check_name
 from eztinker.store import keys
 from eztinker.store.database import Database
@@ -58,6 +58,8 @@ class Accounts:
         self._config = config
         self._database = database
         self._keys: dict[str, KeyRecord] = {}
+        # What an idempotency key has made in this life: requests are repeated within seconds.
+        self._made: dict[str, str] = {}
         self.local_key = _new_key(secrets.token_hex(_ID_LENGTH // 2))
         self._local_digest = _digest(self.local_key)
 
@@ -128,16 +130,20 @@ class Accounts:
         owner: str | None = None,
         scopes: Iterable[str] = ("train", "sample"),
         expires_in_s: float | None = None,
+        idempotency_key: str | None = None,
     ) -> tuple[KeyRecord, str]:
         """Make a key; returns what is remembered of it, and the key itself.
 
         Args:
             owner: whose things it reaches; None takes ``name``.
             expires_in_s: how long it works; None for ever.
+            idempotency_key: the same again makes no second key.
 
         Raises:
+            ConflictError: code ``idempotency_key_reused``; a key cannot be shown a second time.
             InvalidRequestError: a name, scope or time does not fit.
         """
+        self._refuse_repeated(idempotency_key)
         owner = owner or name
         for field, value in (("name", name), ("owner", owner)):
             check_name(value, field=field)
@@ -155,7 +161,19 @@ class Accounts:
         )
         await self._database.write(lambda connection: keys.insert_key(connection, record))
         self._keys[key_id] = record
+        if idempotency_key is not None:
+            self._made[idempotency_key] = key_id
         return record, key
+
+    def _refuse_repeated(self, idempotency_key: str | None) -> None:
+        made = self._made.get(idempotency_key or "")
+        if made is not None:
+            raise ConflictError(
+                f"An earlier copy of this request made key {made}, and a key is shown only once. Revoke that one "
+                "and make another.",
+                code="idempotency_key_reused",
+                field="Idempotency-Key",
+            )
 
     def list(self) -> list[KeyRecord]:
         """All keys, revoked ones included, oldest first."""

@@ -49,7 +49,7 @@ def app() -> FastAPI:
 async def client(app: FastAPI, service: FakeService) -> AsyncIterator[httpx.AsyncClient]:
     app.state.service = service
     transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
 
 

@@ -17,6 +17,7 @@ from eztinker.config import ServerConfig
 from eztinker.errors import AlreadyExistsError, ConflictError, NotFoundError
 from eztinker.ids import new_job_id, new_run_id
 from eztinker.service import admission
+from eztinker.service.accounts import Accounts
 from eztinker.service.base_models import BaseModels
 from eztinker.types.operations import (
     CheckpointLoaded,
@@ -35,6 +36,7 @@ from eztinker.types.operations import (
     TrainingPass,
     kind_of,
 )
+from eztinker.types.principal import Principal
 from eztinker.types.records import CheckpointRecord, JobRecord, RunRecord
 from eztinker.types.sampling import SampledSequence
 
@@ -48,6 +50,7 @@ class FakeService:
         self.runs = FakeRuns(self)
         self.jobs = FakeJobs(self)
         self.checkpoints = FakeCheckpoints(self)
+        self.accounts = Accounts(config, NoDatabase())  # pyright: ignore[reportArgumentType]
         self.started = 0
         self.stopped = 0
 
@@ -56,6 +59,9 @@ class FakeService:
 
     async def stop(self) -> None:
         self.stopped += 1
+
+    def seen_by(self, principal: Principal) -> FakeService:
+        return self
 
     def health(self) -> dict[str, Any]:
         return {"engine": "ready", "queued_jobs": 0, "running_jobs": 0, "uptime_s": 1.0}
@@ -66,7 +72,13 @@ class FakeService:
             sorted(self.runs.all.items()),
             sorted(self.jobs.operations),
             sorted(self.checkpoints.all),
+            self.accounts.list(),
         )
+
+
+class NoDatabase:
+    async def write(self, query: Any) -> None:
+        return None
 
 
 class FakeRuns:

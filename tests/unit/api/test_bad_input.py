@@ -249,6 +249,17 @@ CASES = [
         "batches",
         skipped=frozenset({"input_ids", "target_ids"}),
     ),
+    Case(
+        "/v1/keys",
+        wire.CreateKeyRequest,
+        {"name": "laptop"},
+        {
+            "name": [*NOT_NAME, None, ABSENT],
+            "owner": NOT_NAME,
+            "scopes": [5, "train", None, {}, [], ["root"], [5], ["train", "root"]],
+            "expires_in_s": [*NOT_NUMBER, 0, -1, 1e12],
+        },
+    ),
 ]  # fmt: skip
 IDENTIFIERS = [f"{case.path.rsplit('/', 1)[1]}-{case.model.__name__}" for case in CASES]
 
@@ -426,6 +437,7 @@ QUERIES = {
         "status": ["", "done", "COMPLETED"],
         "run_id": ["", "..", "a/b", "x" * 200],
     },
+    "/v1/keys": {},
     "/v1/jobs/{job_id}": {"wait": ["-1", "61", "nan", "inf", "x"]},
     "/v1/checkpoints": {},
     "/v1/runs/{run_id}": {},
@@ -513,7 +525,7 @@ async def test_names_in_paths(
         for bad in BAD_NAMES:
             url = filled(path.replace(template, bad))
             body = bodies[path] if method == "POST" else None
-            answer = await client.request(method, f"http://test{url}", json=body)
+            answer = await client.request(method, f"http://localhost{url}", json=body)
             assert assert_refused(answer, f"{method} {url}")["code"] in CODES
     assert service.state() == ready
     assert caplog.records == []

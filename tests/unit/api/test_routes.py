@@ -292,7 +292,7 @@ async def test_a_base_model_may_be_named_by_its_folder(
     client: httpx.AsyncClient, tiny_folder: Any
 ) -> None:
     name = str(tiny_folder).replace("/", "%2F")
-    answer = await client.get(f"http://test/v1/base_models/{name}/tokenizer")
+    answer = await client.get(f"http://localhost/v1/base_models/{name}/tokenizer")
     assert answer.status_code == 200
     assert answer.json()["model"] == str(tiny_folder)
 

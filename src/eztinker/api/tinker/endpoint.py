@@ -45,13 +45,13 @@ class Call:
     """One request to an endpoint.
 
     Attributes:
-        service: what is asked.
+        service: what is asked, as the caller sees it.
         digest: tells a repeated request from another one; set once the body was read.
     """
 
     def __init__(self, request: Request) -> None:
         self._request = request
-        self.service: Service = request.app.state.service
+        self.service: Service = request.state.service
         self.digest = ""
         self._raw: bytes | None = None
 

@@ -27,6 +27,9 @@ STATUS_OF_CODE = {
     "body_too_large": 413,
     "method_not_allowed": 405,
     "unsupported_media_type": 415,
+    "missing_scope": 403,
+    "unknown_host": 403,
+    "cross_origin": 403,
 }
 
 

@@ -6,8 +6,6 @@ again.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -26,9 +24,6 @@ from eztinker.api.routes.tinker import (
 from eztinker.api.tinker.errors import error_response
 from eztinker.errors import NotFoundError, UserError
 
-if TYPE_CHECKING:
-    from eztinker.service.service import Service
-
 ROUTES = (
     *session.ROUTES,
     *models.ROUTES,
@@ -41,11 +36,10 @@ ROUTES = (
 )
 
 
-def create_tinker_app(service: Service) -> Starlette:
-    """The application over a service that someone else starts and stops."""
+def create_tinker_app() -> Starlette:
+    """The application; the gate in front of it says which service it asks."""
     app = Starlette(routes=list(ROUTES), exception_handlers={HTTPException: _answer_no_route})
     app.router.redirect_slashes = False
-    app.state.service = service
     return app
 
 

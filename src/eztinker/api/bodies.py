@@ -25,8 +25,10 @@ async def read_raw(request: Request, limits: Limits) -> bytes:
 
     Raises:
         TooLargeError: code ``body_too_large`` or ``too_many_values``.
-        UserError: code ``unsupported_media_type``, there is a body and it is not called JSON.
+        UserError: code ``unsupported_media_type``, there is a body and it is not called JSON, or it is
+            compressed.
     """
+    _check_encoding(request.headers.get("content-encoding", ""))
     raw = await read_bytes(request, limits.max_body_bytes)
     if raw:
         _check_content_type(request.headers.get("content-type"))
@@ -63,6 +65,16 @@ def _too_large(num_bytes: int, max_bytes: int) -> TooLargeError:
         code="body_too_large",
         details={"limit": max_bytes, "setting": "limits.max_body_bytes"},
     )
+
+
+def _check_encoding(value: str) -> None:
+    """Compressed bodies are not read: a few bytes of them may stand for more than the memory holds."""
+    if value.strip().lower() not in ("", "identity"):
+        raise UserError(
+            f"Content-Encoding {value[:100]!r} is not read here. Send the body as it is.",
+            code="unsupported_media_type",
+            field="Content-Encoding",
+        )
 
 
 def _check_content_type(value: str | None) -> None:

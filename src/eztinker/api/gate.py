@@ -77,7 +77,6 @@ class Gate:
             # Who shows a valid key was not sent here by a foreign page: no page knows the key.
             _check_host(headers.get("host", ""), service.config, self._own_name)
         _check_origin(headers)
-        _check_encoding(headers)
         self._check_scope(principal, scope)
         if principal.key_id is not None and not principal.sees_all:
             if self._rates is None:
@@ -172,17 +171,6 @@ def _check_origin(headers: Headers) -> None:
             "from a browser. Call it from a program, which sends no Origin.",
             code="cross_origin",
             field="Origin",
-        )
-
-
-def _check_encoding(headers: Headers) -> None:
-    """Refuse compressed bodies: a few bytes of them may stand for more than the memory holds."""
-    encoding = headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        raise UserError(
-            f"Content-Encoding {encoding[:100]!r} is not read here. Send the body as it is.",
-            code="unsupported_media_type",
-            field="Content-Encoding",
         )
 
 

@@ -40,6 +40,7 @@ NEEDED: dict[Needed, tuple[str, ...]] = {
     _READ: (
         "GET /v1/runs",
         "GET /v1/runs/{run_id}",
+        "GET /v1/runs/{run_id}/log",
         "GET /v1/runs/{run_id}/checkpoints",
         "GET /v1/checkpoints",
         "GET /v1/jobs",

@@ -237,14 +237,13 @@ class Jobs(View):
         Raises:
             NotFoundError: code ``run_not_found``.
         """
-
         await self._run(run_id)
         entries = await self._database.read(
             lambda connection: job_rows.list_log(
                 connection, run_id, after_seq=after_seq, limit=limit
             )
         )
-        return [stored.record() for stored in entries]
+        return [self._shown(stored.record()) for stored in entries]
 
     async def cancel(self, job_id: str) -> JobRecord:
         """Ask a job to stop, and return it as it is then; one that has ended stays as it is.

@@ -132,7 +132,8 @@ class Database:
     def _take_folder(self) -> None:
         folder = self._path.parent
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            # Prompts lie there: a new folder is for this user alone.
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock_file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StorageError(

@@ -203,7 +203,7 @@ def newest_arrivals(connection: sa.Connection, run_ids: list[str]) -> dict[str, 
         .where(jobs.c.run_id.in_(run_ids))
         .group_by(jobs.c.run_id)
     )
-    return {run_id: at_s for run_id, at_s in connection.execute(query).tuples() if run_id}
+    return {row[0]: row[1] for row in connection.execute(query) if row[0]}
 
 
 def stored_job(row: Any) -> StoredJob:

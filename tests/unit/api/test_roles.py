@@ -57,6 +57,12 @@ REQUESTS: dict[str, Ask] = {
     "GET /v1/runs/{run_id}": Ask("/v1/runs/{run}"),
     "GET /v1/runs/{run_id}/log": Ask("/v1/runs/{run}/log"),
     "GET /v1/runs/{run_id}/checkpoints": Ask("/v1/runs/{run}/checkpoints"),
+    "GET /v1/runs/{run_id}/checkpoints/{name}/files": Ask(
+        "/v1/runs/{run}/checkpoints/{name}/files"
+    ),
+    "GET /v1/runs/{run_id}/checkpoints/{name}/files/{file}": Ask(
+        "/v1/runs/{run}/checkpoints/{name}/files/state.json"
+    ),
     "GET /v1/checkpoints": Ask("/v1/checkpoints"),
     "GET /v1/jobs": Ask("/v1/jobs"),
     "GET /v1/jobs/{job_id}": Ask("/v1/jobs/{job}"),
@@ -100,6 +106,9 @@ REQUESTS: dict[str, Ask] = {
     "GET /api/v1/get_server_capabilities": Ask("/api/v1/get_server_capabilities"),
     "POST /api/v1/get_info": Ask("/api/v1/get_info", {"model_id": "{model}", "type": "get_info"}),
     "POST /api/v1/retrieve_future": Ask("/api/v1/retrieve_future", {"request_id": "{job}"}),
+    "POST /api/v1/retrieve_futures": Ask(
+        "/api/v1/retrieve_futures", {"target": {"sampling_session_id": "{sampler}"}, "timeout": 0}
+    ),
     "GET /api/v1/samplers/{sampler_id}": Ask("/api/v1/samplers/{sampler}"),
     "GET /api/v1/training_runs": Ask("/api/v1/training_runs"),
     "GET /api/v1/training_runs/{run_id}": Ask("/api/v1/training_runs/{run}"),
@@ -110,6 +119,13 @@ REQUESTS: dict[str, Ask] = {
     "POST /api/v1/weights_info": Ask("/api/v1/weights_info", {"tinker_path": "{path}"}),
     "GET /api/v1/sessions": Ask("/api/v1/sessions"),
     "GET /api/v1/sessions/{session_id}": Ask("/api/v1/sessions/{session}"),
+    "POST /api/v1/sessions/search": Ask(
+        "/api/v1/sessions/search", {"owner": {"type": "accessible"}}
+    ),
+    "GET /api/v1/sessions/{session_id}/trace_export": Ask(
+        "/api/v1/sessions/{session}/trace_export"
+    ),
+    "GET /api/v1/sessions/{session_id}/trace.json": Ask("/api/v1/sessions/{session}/trace.json"),
     "POST /api/v1/create_sampling_session": Ask(
         "/api/v1/create_sampling_session",
         {
@@ -118,6 +134,9 @@ REQUESTS: dict[str, Ask] = {
             "model_path": "{path}",
             "type": "create_sampling_session",
         },
+    ),
+    "POST /api/v1/join_sampling_session": Ask(
+        "/api/v1/join_sampling_session", {"sampling_session_id": "{sampler}"}
     ),
     "POST /api/v1/asample": Ask(
         "/api/v1/asample",
@@ -144,6 +163,7 @@ REQUESTS: dict[str, Ask] = {
         "/api/v1/load_weights",
         {"model_id": "{model}", "path": "{path}", "seq_id": 1, "optimizer": True},
     ),
+    "POST /api/v1/unload_model": Ask("/api/v1/unload_model", {"model_id": "{model}"}),
     "POST /api/v1/forward_backward": Ask("/api/v1/forward_backward", message=True),
     "POST /api/v1/forward": Ask(
         "/api/v1/forward",

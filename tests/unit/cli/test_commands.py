@@ -13,7 +13,12 @@ COMMANDS = (
     "server version health status create list-runs delete sample chat save checkpoints eval logs demo "
     "recipe doctor"
 )
-GROUPS = {"jobs": "list show cancel", "config": "show check", "data": "inspect"}
+GROUPS = {
+    "jobs": "list show cancel",
+    "keys": "create list revoke",
+    "config": "show check",
+    "data": "inspect",
+}
 
 
 def test_the_program_has_these_commands_and_no_others(run: Run):

@@ -173,7 +173,8 @@ async def copy_weights(call: Call) -> Response:
         target_run_id = run_id_of(body.session_id, body.model_seq_id)
     elif body.destination_project_id is not None:
         # A repeated request, known by its digest, must not copy twice.
-        target_run_id = run_id_of(str(uuid.uuid5(uuid.NAMESPACE_OID, call.digest)), 0)
+        identity = f"{call.service.principal.owner} {call.digest}"
+        target_run_id = run_id_of(str(uuid.uuid5(uuid.NAMESPACE_OID, identity)), 0)
     else:
         raise InvalidRequestError(
             "copy_weights: expected session_id with model_seq_id, or destination_project_id.",

@@ -22,6 +22,7 @@ from eztinker.api import docs, errors
 from eztinker.api.deps import refuse_unknown_query
 from eztinker.api.gate import Gate
 from eztinker.api.middleware import RequestFrame
+from eztinker.api.openai.errors import error_response as openai_error_response
 from eztinker.api.openapi import DESCRIPTION, ERROR_RESPONSES, describe
 from eztinker.api.routes import (
     checkpoints,
@@ -55,6 +56,15 @@ ROUTERS = (
     docs.router,
 )
 
+_REFUSALS = {
+    TINKER_PREFIX: lambda error, _: tinker_error_response(error),
+    "/v1/chat/": lambda error, _: openai_error_response(error),
+    "/v1/completions": lambda error, _: openai_error_response(error),
+    "/v1/models/": lambda error, _: openai_error_response(error),
+    "/oai/": lambda error, _: openai_error_response(error),
+}
+"""How the gate refuses below a prefix; elsewhere as on the native wire."""
+
 _ROUTES = [route for router in ROUTERS for route in router.routes if isinstance(route, Route)]
 
 
@@ -78,13 +88,9 @@ def create_app(service: Service) -> FastAPI:
     app.mount(TINKER_PREFIX, create_tinker_app())
     _describe_once(app)
     _handle_errors(app)
-    app.add_middleware(Gate, routes=app.routes, answers={TINKER_PREFIX: _answer_on_tinker_wire})
+    app.add_middleware(Gate, routes=app.routes, answers=_REFUSALS)
     app.add_middleware(RequestFrame)
     return app
-
-
-def _answer_on_tinker_wire(error: EZTinkerError, request_id: str) -> Response:
-    return tinker_error_response(error)
 
 
 def _describe_once(app: FastAPI) -> None:

@@ -72,6 +72,23 @@ REQUESTS: dict[str, Ask] = {
     "POST /sample": Ask(
         "/sample", {"prompt": [1], "run_id": "{run}", "checkpoint": "{name}", "max_new_tokens": 1}
     ),
+    "GET /v1/models/{model:path}": Ask("/v1/models/{run}"),
+    "GET /oai/api/v1/models": Ask("/oai/api/v1/models"),
+    "GET /oai/api/v1/models/{model:path}": Ask("/oai/api/v1/models/{run}@{name}"),
+    "POST /v1/chat/completions": Ask(
+        "/v1/chat/completions",
+        {"model": "{run}", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1},
+    ),
+    "POST /v1/completions": Ask(
+        "/v1/completions", {"model": "{run}@{name}", "prompt": "x", "max_tokens": 1}
+    ),
+    "POST /oai/api/v1/chat/completions": Ask(
+        "/oai/api/v1/chat/completions",
+        {"model": "{run}@{name}", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1},
+    ),
+    "POST /oai/api/v1/completions": Ask(
+        "/oai/api/v1/completions", {"model": "{run}", "prompt": "x", "max_tokens": 1}
+    ),
     "POST /v1/runs": Ask("/v1/runs", {"base_model": "nano"}),
     "POST /v1/runs/{run_id}/forward_backward": Ask("/v1/runs/{run}/forward_backward", DATUM),
     "POST /v1/forward_backward": Ask("/v1/forward_backward", {"run_id": "{run}", **DATUM}),

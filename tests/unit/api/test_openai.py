@@ -39,7 +39,7 @@ async def test_what_is_no_good_json(
     assert refused(await client.post(f"{path}?x=1", json={}), "query")["code"] == "unknown_field"
     key = {"Idempotency-Key": "x" * 201}
     refused(await client.post(path, json=ROUTES.get(path, (0, {}))[1], headers=key), "key")
-    assert service.state() == ([], [], [])
+    assert service.state() == ([], [], [], [])
     assert caplog.records == []
 
 
@@ -75,5 +75,5 @@ async def test_models_that_do_not_exist(
     ]:
         error = refused(await client.post(path, json={**ROUTES[path][1], "model": name}), name)
         assert error["param"] == "model"
-    assert service.state() == ([], [], [])
+    assert service.state() == ([], [], [], [])
     assert caplog.records == []

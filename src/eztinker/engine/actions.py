@@ -152,8 +152,12 @@ class Actions:
                 task, operation, created, operation.source_run_id, operation.source_name
             )
 
+        folder, fingerprint = await self._residents.identity(operation.base_model)
+
         def side_effects(connection: sa.Connection) -> list[str]:
-            runs.complete_creation(connection, created)
+            runs.complete_creation(
+                connection, created, base_folder=folder, base_fingerprint=fingerprint
+            )
             return []
 
         return Outcome(done.result, side_effects)
@@ -181,8 +185,12 @@ class Actions:
             raise
         created = replace(created, source_run_id=source_run_id, source_name=source_name)
 
+        folder, fingerprint = await self._residents.identity(operation.base_model)
+
         def side_effects(connection: sa.Connection) -> list[str]:
-            runs.complete_creation(connection, created)
+            runs.complete_creation(
+                connection, created, base_folder=folder, base_fingerprint=fingerprint
+            )
             runs.set_step(connection, run_id, read.step)
             return runs.insert_snapshot(connection, snapshot, keep=KEPT)
 

@@ -12,7 +12,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 
+from eztinker.engine.base_identity import fingerprint
 from eztinker.engine.planning import plan_training
 from eztinker.engine.snapshots import Snapshots
 from eztinker.engine.supervisor import Supervisor
@@ -66,6 +68,7 @@ class Residents:
         self._micro_batch_tokens = micro_batch_tokens
         self._epoch = -1
         self._arrivals: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._fingerprints: dict[str, str] = {}
         self.loaded: dict[tuple[str, str], BaseModelLoaded] = {}
         self.num_replayed = 0
         self.num_differences = 0
@@ -88,6 +91,17 @@ class Residents:
             WorkerDied, EZTinkerError: it could not be restored.
         """
         await self._arrive(("run", run_id), lambda: self._restore(run_id))
+
+    async def identity(self, base_model: str) -> tuple[str, str]:
+        """Folder and fingerprint of what a name means now.
+
+        Raises:
+            EZTinkerError: nothing of that name can be found.
+        """
+        folder = (await self._resolve(base_model)).folder
+        if folder not in self._fingerprints:
+            self._fingerprints[folder] = await asyncio.to_thread(fingerprint, Path(folder))
+        return folder, self._fingerprints[folder]
 
     def note_run(self, run_id: str) -> None:
         """The run was just created in the worker."""
@@ -137,6 +151,7 @@ class Residents:
     async def _restore(self, run_id: str) -> None:
         run = await self._database.read(lambda connection: get_run(connection, run_id))
         epoch = self._epoch
+        await self._refuse_other_base(run)
         await self.need_base(run.base_model, run.quantization)
         snapshot = await self._newest_valid_snapshot(run_id)
         if snapshot is None and run.from_checkpoint:
@@ -166,6 +181,17 @@ class Residents:
         for job in jobs:
             await self._replay(run, job, epoch=epoch)
         self.num_replayed += len(jobs)
+
+    async def _refuse_other_base(self, run: RunRecord) -> None:
+        folder, found = await self.identity(run.base_model)
+        if run.base_fingerprint not in ("", found):
+            raise StorageError(
+                f"Run {run.run_id} was made on the base model {run.base_model!r} in {run.base_folder}; "
+                f"by that name another model is found now, in {folder}. Start the server with "
+                f"--alias {run.base_model}=FOLDER, naming a folder with the first one's files, or "
+                "delete the run.",
+                code="base_model_changed",
+            )
 
     async def _newest_valid_snapshot(self, run_id: str) -> SnapshotRecord | None:
         held = await self._database.read(lambda connection: list_snapshots(connection, run_id))

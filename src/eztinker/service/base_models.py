@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +38,12 @@ class BaseModels(View):
         self._records: dict[str, BaseModelRecord] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+        self._remembered: dict[str, str] = {}
+
+    def remember(self, folders: Mapping[str, str]) -> None:
+        """Where names that runs were made by were found then: a relative folder means another place
+        when the server is started elsewhere."""
+        self._remembered = dict(folders)
 
     async def resolve(self, name: str) -> BaseModelRecord:
         """Where a base model lies and what it can do.
@@ -142,6 +148,8 @@ class BaseModels(View):
             if target != name:
                 tried.append(f"alias of {target!r}")
             folder = find_folder(target, tried)
+            if folder is None and name in self._remembered:
+                folder = find_folder(self._remembered[name], tried)
         return None if folder is None else read_record(name, folder)
 
     def _target(self, name: str) -> str:

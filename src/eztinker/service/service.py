@@ -27,6 +27,7 @@ from eztinker.service.samplers import Samplers
 from eztinker.service.sessions import Sessions
 from eztinker.service.view import View
 from eztinker.store.database import Database
+from eztinker.store.runs import list_base_folders
 from eztinker.types.principal import LOCAL, Principal
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ class Service:
             raise
         for warning in self.accounts.warnings:
             log.warning(warning)
+        self.base_models.remember(await self._database.read(list_base_folders))
         await self._engine.start()
         self._background = [
             asyncio.create_task(self._preload(name), name=f"preload-{name}")

@@ -90,6 +90,17 @@ def list_runs(
     return [_run(row) for row in connection.execute(page)], total or 0
 
 
+def list_base_folders(connection: sa.Connection) -> dict[str, str]:
+    """For each name of a base model that a run was made by, the folder it meant for the newest one."""
+    rows = connection.execute(
+        sa.select(runs.c.base_model, runs.c.facts_json).order_by(runs.c.created_at_s)
+    )
+    folders = {row.base_model: msgspec.json.decode(row.facts_json) for row in rows}
+    return {
+        name: facts["base_folder"] for name, facts in folders.items() if facts.get("base_folder")
+    }
+
+
 def count_runs(connection: sa.Connection, owner: str | None = None) -> int:
     """How many runs there are, of one owner or of all."""
     query = sa.select(sa.func.count()).select_from(runs)
@@ -98,12 +109,20 @@ def count_runs(connection: sa.Connection, owner: str | None = None) -> int:
     return connection.scalar(query) or 0
 
 
-def complete_creation(connection: sa.Connection, created: RunCreated) -> None:
-    """Mark a run as ready, with what the worker found out about it."""
+def complete_creation(
+    connection: sa.Connection,
+    created: RunCreated,
+    *,
+    base_folder: str = "",
+    base_fingerprint: str = "",
+) -> None:
+    """Mark a run as ready, with what the worker found out about it and what its base model was."""
+    base = {"base_folder": base_folder, "base_fingerprint": base_fingerprint}
+    facts = msgspec.to_builtins(created) | base
     connection.execute(
         runs.update()
         .where(runs.c.run_id == created.run_id)
-        .values(status="ready", facts_json=_to_json(created))
+        .values(status="ready", facts_json=_to_json(facts))
     )
 
 
@@ -193,5 +212,7 @@ def _run(row: sa.Row) -> RunRecord:
         target_modules=facts.get("target_modules", []),
         user_metadata=msgspec.json.decode(row.user_metadata_json),
         from_checkpoint=facts.get("source_name") is not None,
+        base_folder=facts.get("base_folder", ""),
+        base_fingerprint=facts.get("base_fingerprint", ""),
         owner=row.owner,
     )

@@ -27,6 +27,7 @@ class RunRecord:
         step: optimizer steps done and committed.
         user_metadata: the creator's own strings.
         from_checkpoint: it began with a checkpoint's weights and not with those of its seed.
+        base_folder, base_fingerprint: what ``base_model`` meant when the run was made; empty if unknown.
         owner: whose it is.
     """
 
@@ -44,6 +45,8 @@ class RunRecord:
     target_modules: list[str] = field(default_factory=list)
     user_metadata: dict[str, str] = field(default_factory=dict)
     from_checkpoint: bool = False
+    base_folder: str = ""
+    base_fingerprint: str = ""
     owner: str = LOCAL_OWNER
 
 

@@ -269,3 +269,21 @@ async def test_models_of_the_hub_without_safetensors(
 )  # fmt: skip
 def test_what_may_be_an_id_of_the_hub(name: str, possible: bool) -> None:
     assert hub.may_be_id(name) is possible
+
+
+async def test_a_relative_folder_is_found_again_from_elsewhere(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    assert (await models().resolve("tiny")).folder == str(folder)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found = models()
+    with pytest.raises(NotFoundError):
+        await found.resolve("tiny")
+    found.remember({"tiny": str(folder)})
+    assert (await found.resolve("tiny")).folder == str(folder)
+    write_tiny_model(tmp_path / "elsewhere" / "tiny")
+    here = models()
+    here.remember({"tiny": str(folder)})
+    assert (await here.resolve("tiny")).folder == str(tmp_path / "elsewhere" / "tiny")

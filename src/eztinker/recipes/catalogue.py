@@ -18,6 +18,7 @@ from eztinker.recipes.experiment.plan import Plan
 from eztinker.recipes.experiment.settings import RecipeConfig
 
 RECIPES: dict[str, tuple[str, str]] = {
+    "grpo": ("eztinker.recipes.grpo", "reinforcement learning with group-relative advantages"),
     "sft": ("eztinker.recipes.sft", "supervised fine-tuning on given answers"),
 }
 """Name -> (module, one line that says what it does)."""

@@ -132,9 +132,13 @@ class Experiment:
 
     def write_rollouts(self, step: int, rows: Iterable[Mapping[str, Any]]) -> Path:
         """Keep what was sampled for the step that follows ``step``."""
-        path = self.folder / ROLLOUTS_FOLDER / f"step_{step:06d}.jsonl"
+        path = self.rollouts_path(step)
         write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         return path
+
+    def rollouts_path(self, step: int) -> Path:
+        """Where the rollouts of a step (or iteration) lie, once they are there."""
+        return self.folder / ROLLOUTS_FOLDER / f"step_{step:06d}.jsonl"
 
     def add_checkpoint(self, name: str, step: int, path: str) -> None:
         """Note a checkpoint of the server."""

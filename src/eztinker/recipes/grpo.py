@@ -1,0 +1,422 @@
+"""GRPO: sample a group of answers to each question, reward them, move towards the better ones of each group.
+
+Advantages come from the group itself, without a value model (Shao et al. 2024, arXiv:2402.03300); the loss is one of
+the service's policy losses on the tokens as they were sampled; leaving the reference costs β·KL. An iteration is one
+batch of rollouts and ``num_iterations`` optimizer steps on it. With ``max_staleness`` above 0 the rollouts of the next
+iterations are sampled while this one is trained, by weights at most so many steps old.
+
+What is rewarded is a scorer's affair (``rl/scorers.py``); RLHF is this recipe with a reward model.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic import Field
+
+from eztinker.errors import InvalidRequestError
+from eztinker.recipes.experiment.loop import FINAL_CHECKPOINT, log_step, take_step
+from eztinker.recipes.experiment.order import batch_of_step, is_due
+from eztinker.recipes.experiment.plan import SHOWN_EXAMPLES, Plan
+from eztinker.recipes.experiment.session import Session, frozen_run, lora_of, open_session
+from eztinker.recipes.plots import curve, plot_panels
+from eztinker.recipes.question_data import QuestionConfig, Questions, read_questions
+from eztinker.recipes.terminal import Progress, SilentProgress, pick
+from eztinker.rl.advantages import AdvantageKind, group_advantages, has_signal
+from eztinker.rl.candidates import Policy
+from eztinker.rl.policy_data import (
+    Normalisation,
+    answer_weights,
+    kl_advantages,
+    kl_estimates,
+    off_policy_figures,
+    policy_datum,
+)
+from eztinker.rl.rollouts import (
+    Group,
+    PendingGroup,
+    cancel_groups,
+    collect_group,
+    submit_groups,
+)
+from eztinker.rl.scorers import DatasetScorer, Scorer
+from eztinker.rl.scoring import answer_logprobs
+from eztinker.rl.training_run import find_run
+from eztinker.types.losses import LOSSES
+
+NAME = "grpo"
+PolicyLoss = Literal["importance_sampling", "ppo", "cispo", "gspo"]
+_CLIPPED = ("ppo", "cispo", "gspo")
+
+
+class GRPOConfig(QuestionConfig):
+    """Settings of GRPO."""
+
+    per_device_train_batch_size: int = Field(32, ge=1, description="Answers per device batch.")
+    learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate of AdamW.")
+    advantage: AdvantageKind = Field(
+        "normalised", description="centred, normalised or leave_one_out."
+    )
+    loss_fn: PolicyLoss = Field("importance_sampling", description="Policy loss of the service.")
+    loss_type: Normalisation = Field(
+        "dapo", description="Mean over tokens (dapo), per answer (grpo), constant (dr_grpo)."
+    )
+    epsilon: float | None = Field(
+        None, ge=0, lt=1, description="The ratio is clipped below 1 - epsilon."
+    )
+    epsilon_high: float | None = Field(
+        None, ge=0, description="The ratio is clipped above 1 + epsilon_high."
+    )
+    beta: float = Field(0.0, ge=0, description="Price of the KL divergence to the reference.")
+    ref_model: str | None = Field(
+        None, description="Reference RUN_ID@CHECKPOINT; default the weights at the start."
+    )
+    num_iterations: int = Field(1, ge=1, description="Optimizer steps on each batch of rollouts.")
+    max_staleness: int = Field(
+        0, ge=0, description="Iterations that rollouts may be older than the weights they train."
+    )
+    logprobs_from: Literal["sampler", "trainer"] = Field(
+        "sampler", description="Whose log-probabilities of the samples the loss takes."
+    )
+    mask_truncated_completions: bool = Field(
+        False, description="Answers cut at max_completion_length are not trained on."
+    )
+
+    def check_effect(self) -> None:
+        """Groups, bounds and references that do something."""
+        super().check_effect()
+        if self.num_generations < 2:
+            self.refuse(
+                "num_generations", "num_generations must be at least 2: a group is compared."
+            )
+        for key in ("epsilon", "epsilon_high"):
+            self.needs(key, self.loss_fn in _CLIPPED, f"with loss_fn {self.loss_fn}")
+        self.needs("ref_model", self.beta > 0, "with beta 0")
+        is_plain = (self.temperature, self.top_p, self.top_k) == (1.0, 1.0, -1)
+        if self.logprobs_from == "sampler" and not is_plain:
+            self.refuse(
+                "logprobs_from",
+                "The sampler's log-probabilities are those of the trained distribution only at temperature 1, top_p 1 "
+                "and top_k -1. Use these, or logprobs_from=trainer (one more forward pass per step).",
+            )
+
+    @property
+    def loss_fn_config(self) -> dict[str, float]:
+        """Bounds of the ratio, where they were given."""
+        bounds = {}
+        if self.epsilon is not None:
+            bounds["clip_low_threshold"] = 1 - self.epsilon
+        if self.epsilon_high is not None:
+            bounds["clip_high_threshold"] = 1 + self.epsilon_high
+        return bounds
+
+    @property
+    def ratio_bounds(self) -> tuple[float, float] | None:
+        """Bounds of a token's ratio in the loss; None where it has none or bounds a sequence's."""
+        if self.loss_fn not in ("ppo", "cispo"):
+            return None
+        known = {**LOSSES[self.loss_fn].config, **self.loss_fn_config}
+        low, high = known["clip_low_threshold"], known["clip_high_threshold"]
+        return (low or 0.0, high or 0.0)
+
+
+Config = GRPOConfig
+
+
+def run(
+    config: GRPOConfig,
+    client: Any,
+    progress: Progress | None = None,
+    *,
+    name: str = NAME,
+    questions: Questions | None = None,
+    make_scorer: Callable[[Session, Questions], Scorer] | None = None,
+) -> dict[str, Any]:
+    """Train, or continue; figures in JSON types.
+
+    Args:
+        name: of the recipe, in the experiment's folder.
+        questions: instead of the data set that the settings name.
+        make_scorer: what rewards answers; default the data set's grader, 1 for a right answer, else 0.
+
+    Returns:
+        ``run_id``, ``checkpoint``, ``steps``, ``reward_first``, ``reward_last``, ``kl_last`` (beta above 0),
+        ``accuracy_before``, ``accuracy_after`` (eval_size above 0), ``plot``.
+    """
+    questions = questions or read_questions(config)
+    with open_session(name, config, client, progress or SilentProgress()) as session:
+        scorer = (
+            make_scorer(session, questions) if make_scorer else DatasetScorer(questions.dataset)
+        )
+        _Iterations(session, config, questions, scorer).run()
+        return _figures(session, config)
+
+
+def num_iterations_of(config: GRPOConfig, num_questions: int) -> int:
+    """Batches of rollouts of a whole training."""
+    steps = config.num_steps(num_questions * config.num_generations)
+    return -(-steps // config.num_iterations) if config.max_steps else steps
+
+
+class _Iterations:
+    """The loop: rollouts, advantages, steps, figures."""
+
+    def __init__(
+        self, session: Session, config: GRPOConfig, questions: Questions, scorer: Scorer
+    ) -> None:
+        self.session, self.config = session, config
+        self.questions, self.scorer = questions, scorer
+        self.num_iterations = num_iterations_of(config, len(questions.examples))
+        self.num_steps = self.num_iterations * config.num_iterations
+        self.schedule = config.schedule(self.num_steps)
+        self.reference = _reference(session, config) if config.beta else None
+        self.pending: deque[tuple[int, list[PendingGroup]]] = deque()
+
+    def run(self) -> None:
+        """All iterations that are left."""
+        first = self.session.step // self.config.num_iterations
+        self._evaluate()
+        label = pick("iterations", "迭代")
+        left = range(first, self.num_iterations)
+        try:
+            for iteration in self.session.progress.track(label, left, len(left)):
+                self._iterate(iteration)
+        finally:
+            for _, groups in self.pending:
+                cancel_groups(groups)
+        self.session.save_checkpoint(FINAL_CHECKPOINT)
+
+    def _evaluate(self) -> None:
+        step = self.session.step
+        if step in (0, self.num_steps) or is_due(step, self.config.eval_steps):
+            self.questions.evaluate(self.session, step)
+
+    def _iterate(self, iteration: int) -> None:
+        groups = self._rollouts(iteration)
+        data, figures = self._data(groups)
+        start = iteration * self.config.num_iterations
+        while self.session.step < start + self.config.num_iterations:
+            done = take_step(
+                self.session,
+                data,
+                self.schedule,
+                loss_fn=self.config.loss_fn,
+                loss_fn_config=self.config.loss_fn_config,
+                is_sum=True,
+            )
+            moved = off_policy_figures(done.logprobs, data, self.config.ratio_bounds)
+            log_step(self.session, done, figures | moved)
+        step = self.session.step
+        if any(is_due(i, self.config.save_steps) for i in range(start + 1, step + 1)):
+            self.session.save_checkpoint(f"step-{step}")
+        self._evaluate()
+
+    # Rollouts -----------------------------------------------------------------------------------------
+
+    def _rollouts(self, iteration: int) -> list[Group]:
+        """Scored groups of an iteration: those kept by an interrupted program, else fresh ones."""
+        path = self.session.experiment.rollouts_path(iteration)
+        if path.is_file():
+            text = path.read_text(encoding="utf-8")
+            return [Group.from_row(json.loads(line)) for line in text.splitlines()]
+        self._submit_until(iteration)
+        number, pending = self.pending.popleft()
+        assert number == iteration
+        groups = self._scored([collect_group(self.session.client, one) for one in pending])
+        self.session.experiment.write_rollouts(iteration, (group.as_row() for group in groups))
+        # Asked for before this iteration is trained, the next ones are sampled meanwhile.
+        self._submit_until(iteration + self.config.max_staleness)
+        return groups
+
+    def _submit_until(self, iteration: int) -> None:
+        """Have the rollouts of every iteration up to this one on their way."""
+        last = min(iteration, self.num_iterations - 1)
+        start = self.pending[-1][0] + 1 if self.pending else self._next_iteration()
+        for number in range(start, last + 1):
+            chosen = batch_of_step(
+                len(self.questions.examples),
+                self.config.questions_per_step,
+                number,
+                self.config.seed,
+            )
+            groups = submit_groups(
+                self.session.client,
+                Policy(run_id=self.session.run_id),
+                self.session.tokenizer,
+                [self.questions.examples[i] for i in chosen],
+                self.config.rollout_params,
+                seed=self.config.seed,
+                purpose=f"iteration {number}",
+            )
+            self.pending.append((number, groups))
+
+    def _next_iteration(self) -> int:
+        """The first iteration without rollouts."""
+        number = self.session.step // self.config.num_iterations
+        while self.session.experiment.rollouts_path(number).is_file():
+            number += 1
+        return number
+
+    def _scored(self, groups: list[Group]) -> list[Group]:
+        answers = [(group.example, r.text) for group in groups for r in group.rollouts_G]
+        grades = iter(self.scorer.score(answers))
+        return [
+            Group(
+                group.example,
+                group.prompt_tokens,
+                [
+                    r.scored(grade["score"], grade)
+                    for r, grade in zip(group.rollouts_G, grades, strict=False)
+                ],
+                group.weights_step,
+            )
+            for group in groups
+        ]
+
+    # Data ---------------------------------------------------------------------------------------------
+
+    def _data(self, groups: list[Group]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Training data of the groups, and figures about them."""
+        config = self.config
+        rollouts = [(group, r) for group in groups for r in group.rollouts_G]
+        prompts, answers = [g.prompt_tokens for g, _ in rollouts], [r.tokens_T for _, r in rollouts]
+        logprobs = [r.logprobs_T for _, r in rollouts]
+        if config.logprobs_from == "trainer":
+            logprobs = answer_logprobs(self.session.client, self.session.run_id, prompts, answers)
+        advantages = [
+            a for group in groups for a in group_advantages(group.rewards_G, config.advantage)
+        ]
+        per_token = [[a] * len(t) for a, t in zip(advantages, answers, strict=True)]
+        figures = self._figures_of(groups)
+        if self.reference is not None:
+            references = answer_logprobs(self.session.client, self.reference, prompts, answers)
+            pairs = list(zip(logprobs, references, strict=True))
+            per_token = [
+                kl_advantages(a, q, ref, config.beta)
+                for a, (q, ref) in zip(advantages, pairs, strict=True)
+            ]
+            figures |= _kl_figures(pairs)
+        weights = answer_weights(
+            [len(t) for t in answers], config.loss_type, config.max_completion_length
+        )
+        if config.mask_truncated_completions:
+            cut = [r.stop_reason == "length" for _, r in rollouts]
+            weights = [0.0 if is_cut else w for w, is_cut in zip(weights, cut, strict=True)]
+        data = [
+            policy_datum(prompt, tokens, q, a, weight, has_ratio_mask=config.loss_fn == "gspo")
+            for prompt, tokens, q, a, weight in zip(
+                prompts, answers, logprobs, per_token, weights, strict=True
+            )
+        ]
+        return _with_signal(data), figures
+
+    def _figures_of(self, groups: list[Group]) -> dict[str, Any]:
+        rewards = [reward for group in groups for reward in group.rewards_G]
+        rollouts = [r for group in groups for r in group.rollouts_G]
+        start = self.session.experiment.state["start_step"]
+        return {
+            "reward": statistics.fmean(rewards),
+            "reward_std": statistics.pstdev(rewards),
+            "groups_with_signal": statistics.fmean(has_signal(g.rewards_G) for g in groups),
+            "completion_length": statistics.fmean(len(r.tokens_T) for r in rollouts),
+            "truncated_share": statistics.fmean(r.stop_reason == "length" for r in rollouts),
+            "sampling_entropy": _entropy(rollouts),
+            "staleness": self.session.step - min(g.weights_step - start for g in groups),
+            **self.scorer.figures(),
+        }
+
+
+def _entropy(rollouts: Any) -> float:
+    """Mean of −log q over the sampled tokens: an estimate of the policy's entropy per token."""
+    logs = [value for r in rollouts for value in r.logprobs_T]
+    return -statistics.fmean(logs) if logs else 0.0
+
+
+def _kl_figures(pairs: list[tuple[list[float], list[float]]]) -> dict[str, float]:
+    sums = [kl_estimates(q, ref) for q, ref in pairs]
+    num_tokens = max(1, sum(len(q) for q, _ in pairs))
+    return {
+        "kl": sum(k3 for _, k3 in sums) / num_tokens,
+        "kl_per_answer": sum(k1 for k1, _ in sums) / len(sums),
+    }
+
+
+def _with_signal(data: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The data that have a gradient; if none has, one of them, so that the step is taken all the same."""
+    kept = [d for d in data if any(d["advantages"]) and any(d["weights"])]
+    weighted = [d for d in data if any(d["weights"])]
+    if not weighted:
+        raise InvalidRequestError(
+            "Every answer of this step was cut at max_completion_length, and mask_truncated_completions leaves none of "
+            "them. Raise max_completion_length.",
+            field="max_completion_length",
+        )
+    return kept or weighted[:1]
+
+
+def _reference(session: Session, config: GRPOConfig) -> str:
+    """The run whose weights are the reference: those at the start, or a checkpoint that was named."""
+    checkpoint = config.ref_model or config.init_from
+    lora = {}
+    if checkpoint is not None:
+        source = checkpoint.rpartition("@")[0]
+        lora = lora_of(find_run(session.client, source))
+    return frozen_run(session, "reference", config.model_name_or_path, checkpoint, **lora)
+
+
+def _figures(session: Session, config: GRPOConfig) -> dict[str, Any]:
+    experiment = session.experiment
+    steps, evaluations = experiment.metrics("train"), experiment.metrics("eval")
+    panels = {
+        "Mean reward": {"": curve(steps, "reward")},
+        "Held-out accuracy": {"": curve(evaluations, "accuracy")},
+        "KL to the reference, per token": {"": curve(steps, "kl")},
+        "Loss": {"": curve(steps, "loss")},
+    }
+    title = f"{experiment.state['recipe']} of {config.model_name_or_path}"
+    plot = plot_panels(experiment.folder / f"{experiment.state['recipe']}.png", panels, title=title)
+    tail = steps[-max(1, len(steps) // 10) :]
+    figures: dict[str, Any] = {
+        "run_id": session.run_id,
+        "checkpoint": f"{session.run_id}@{FINAL_CHECKPOINT}",
+        "steps": session.step,
+        "reward_first": steps[0]["reward"],
+        "reward_last": statistics.fmean(line["reward"] for line in tail),
+    }
+    if config.beta:
+        figures["kl_last"] = statistics.fmean(line["kl"] for line in tail)
+    if evaluations:
+        figures["accuracy_before"] = evaluations[0]["accuracy"]
+        figures["accuracy_after"] = evaluations[-1]["accuracy"]
+        figures["accuracy_after_ci95"] = evaluations[-1]["ci95"]
+    return figures | {"plot": str(plot)}
+
+
+def plan(config: GRPOConfig, client: Any) -> Plan:
+    """What ``run`` would do."""
+    questions = read_questions(config)
+    iterations = num_iterations_of(config, len(questions.examples))
+    num_steps = iterations * config.num_iterations
+    schedule = config.schedule(num_steps)
+    first = batch_of_step(len(questions.examples), config.questions_per_step, 0, config.seed)
+    facts = {
+        "model": config.model_name_or_path,
+        "questions": len(questions.examples),
+        "held_out_questions": len(questions.held_out_examples),
+        "iterations": iterations,
+        "steps": num_steps,
+        "questions_per_step": config.questions_per_step,
+        "answers_per_step": config.batch_size,
+        "answers_in_all": iterations * config.batch_size,
+        "learning_rate_first_peak_last": [
+            schedule.rate(0),
+            schedule.peak,
+            schedule.rate(num_steps - 1),
+        ],
+    }
+    shown = [questions.examples[i].prompt for i in first[:SHOWN_EXAMPLES]]
+    return Plan(NAME, facts, shown, [], config.resolved())

@@ -121,6 +121,9 @@ def job_summary(job: JobRecord) -> dict[str, Any]:
         "finished_at": iso_time(job.finished_at_s),
         "queue_position": job.queue_position,
         "wait_reason": job.wait_reason,
+        "estimated_wait_s": None
+        if job.estimated_wait_s is None
+        else round(job.estimated_wait_s, 3),
         "error": None if job.error is None else _job_error_fields(job.error),
     }
 

@@ -12,13 +12,14 @@ import logging
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
 from eztinker.engine.actions import Actions, Outcome, Task
 from eztinker.engine.executors.base import WorkerDied
 from eztinker.engine.held import Held
+from eztinker.engine.pace import Pace
 from eztinker.engine.recovery import Residents
 from eztinker.engine.scheduler import Scheduler, Ticket
 from eztinker.engine.snapshots import Snapshots
@@ -45,6 +46,7 @@ from eztinker.types.operations import (
     Sample,
     TrainingPass,
 )
+from eztinker.types.principal import LOCAL_OWNER
 from eztinker.types.records import JobRecord
 
 log = logging.getLogger(__name__)
@@ -65,6 +67,7 @@ class ActiveJob:
     Attributes:
         ended: set when ``record`` is final.
         cancel_asked: someone wants it to stop.
+        started_s: monotonic seconds at which it was last given to the worker.
         stream: its tokens as they are drawn; None unless it is streamed.
     """
 
@@ -73,7 +76,22 @@ class ActiveJob:
     record: JobRecord
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     cancel_asked: bool = False
+    started_s: float | None = None
     stream: TokenStream | None = None
+
+
+class QueuePlace(NamedTuple):
+    """Where a waiting job stands.
+
+    Attributes:
+        ahead: jobs of its run before it, the running one included.
+        reason: why it waits, in words.
+        wait_s: about how long; None when that cannot be told.
+    """
+
+    ahead: int
+    reason: str
+    wait_s: float | None
 
 
 class EngineLoop:
@@ -104,6 +122,7 @@ class EngineLoop:
         self.active: dict[str, ActiveJob] = {}
         self._held: Held[ActiveJob] = Held()
         self._num_of_owner: Counter[str] = Counter()
+        self._paces = {True: Pace(), False: Pace()}
 
     async def start(self) -> None:
         """Take up the jobs that an earlier life left unfinished, and begin."""
@@ -185,19 +204,24 @@ class EngineLoop:
         elif active.task.handed_over:
             await self._supervisor.tell(CancelJob(job_id))
 
-    def position(self, job_id: str) -> tuple[int, str] | None:
-        """Jobs ahead of a waiting job and the reason of its wait; None once it runs."""
+    def position(self, job_id: str) -> QueuePlace | None:
+        """Where a waiting job stands; None once it runs."""
         active = self.active.get(job_id)
         if active is not None:
             missing = self._held.missing(active.ticket.queue, active.task.job.seq)
             if missing is not None:
-                return 0, f"operation {missing}, which comes before it, has not arrived"
+                reason = f"operation {missing}, which comes before it, has not arrived"
+                return QueuePlace(0, reason, None)
         found = self._scheduler.position(job_id)
-        if found is not None and not self._supervisor.ready.is_set():
+        if found is None or active is None:
+            return None
+        if not self._supervisor.ready.is_set():
             failure = self._supervisor.start_failure
             trouble = f"the engine does not start ({failure}; the server's log says more)"
-            return found[0], trouble if failure else "the engine is starting"
-        return found
+            reason = trouble if failure else "the engine is starting"
+            return QueuePlace(found.ahead, reason, None)
+        wait_s = self._paces[active.ticket.ordered].wait_s(found.num_before)
+        return QueuePlace(found.ahead, found.reason, wait_s)
 
     @property
     def num_waiting(self) -> int:
@@ -238,6 +262,7 @@ class EngineLoop:
             active = self.active[ticket.job_id]
             active.ticket = ticket
             active.record = replace(active.record, status="running", started_at_s=time.time())
+            active.started_s = time.monotonic()
             execution = asyncio.create_task(self._execute(active))
             self._executions.add(execution)
             execution.add_done_callback(self._executions.discard)
@@ -378,6 +403,9 @@ class EngineLoop:
         )
         active.record = stored.record()
         self._scheduler.finish(stored.job_id)
+        if active.started_s is not None:
+            pace = self._paces[active.ticket.ordered]
+            pace.note_end(started_s=active.started_s, ended_s=time.monotonic())
         del self.active[stored.job_id]
         self._num_of_owner[stored.owner] -= 1
         if not self._num_of_owner[stored.owner]:
@@ -402,7 +430,9 @@ def _ticket(job: StoredJob, operation: Operation) -> Ticket:
     queue = job.run_id
     if queue is None:
         assert isinstance(operation, Sample)
+        # Samples of a bare model have no run to take turns by, so they take turns by who asks.
         queue = f"base model {operation.weights.base_model}"
+        queue += f" for {job.owner}" if job.owner != LOCAL_OWNER else ""
     return Ticket(
         job_id=job.job_id,
         queue=queue,
@@ -410,6 +440,7 @@ def _ticket(job: StoredJob, operation: Operation) -> Ticket:
         num_tokens=max(1, num_tokens),
         num_rows=num_rows,
         num_deaths=job.num_deaths,
+        owner=job.owner,
         may_share=isinstance(operation, (TrainingPass, OptimStep)),
     )
 

@@ -14,7 +14,7 @@ from eztinker.config import ServerConfig
 from eztinker.engine.actions import Actions
 from eztinker.engine.checkpoint_folders import find_moved
 from eztinker.engine.executors.base import Executor
-from eztinker.engine.loop import ActiveJob, EngineLoop
+from eztinker.engine.loop import ActiveJob, EngineLoop, QueuePlace
 from eztinker.engine.recovery import Residents, Resolve
 from eztinker.engine.snapshots import Snapshots
 from eztinker.engine.supervisor import Supervisor
@@ -102,8 +102,8 @@ class RunManager:
         """Jobs of a run that have not ended."""
         return [job for job in self._loop.active.values() if job.task.job.run_id == run_id]
 
-    def position(self, job_id: str) -> tuple[int, str] | None:
-        """Jobs ahead of a waiting job, and why it waits."""
+    def position(self, job_id: str) -> QueuePlace | None:
+        """Where a waiting job stands; None once it runs."""
         return self._loop.position(job_id)
 
     def num_of_run(self, run_id: str) -> int:

@@ -1,7 +1,8 @@
 """Which job starts next: a pure queue, without clock, tensors or I/O.
 
 Operations of a run start in their order, one at a time; between runs deficit round-robin by tokens
-(Shreedhar & Varghese 1995), so that one run's long passes do not starve another's short ones. Few ordered
+(Shreedhar & Varghese 1995), so that one run's long passes do not starve another's short ones. The runs
+of one owner share that owner's part, so that many runs get no more than one. Few ordered
 jobs are running at a time, but more of those that several runs can have computed together.
 Sampling is outside that order and bounded by rows; its requests take turns by whose weights they use.
 A job that was running when a worker died is a suspect: a few run one by one, many in small groups
@@ -11,11 +12,12 @@ first, and a group that dies with its worker one by one. Called by ``loop.py``.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 QUANTUM_TOKENS = 2048
-"""What a run may spend in each turn of the round."""
+"""What an owner's runs may spend in each turn of the round."""
 
 MAX_RUNNING_ORDERED = 2
 """Ordered jobs handed to the worker at a time: one computes, one waits in its inbox."""
@@ -26,6 +28,8 @@ worker has can go through the model together."""
 
 MAX_RUNNING_ROWS = 256
 """Sequences being sampled at a time; the worker bounds their memory itself."""
+
+MAX_REMEMBERED_OWNERS = 1024
 
 MAX_SUSPECTS_ONE_BY_ONE = 8
 """More suspects than this are tried in groups of the square root of their number."""
@@ -43,6 +47,7 @@ class Ticket:
         num_deaths: workers that died while it was running.
         alone: started by itself, so that the next death is its own.
         may_share: it may be computed together with jobs of other runs.
+        owner: whose it is; owners get equal parts.
     """
 
     job_id: str
@@ -53,11 +58,26 @@ class Ticket:
     num_deaths: int = 0
     alone: bool = False
     may_share: bool = False
+    owner: str = ""
 
     @property
     def suspect(self) -> bool:
         """Whether it may be what a worker died of."""
         return self.num_deaths > 0
+
+
+class Place(NamedTuple):
+    """Where a waiting job stands.
+
+    Attributes:
+        ahead: jobs of its queue before it, the running one included.
+        reason: why it waits, in words.
+        num_before: about how many jobs of all queues end before it starts.
+    """
+
+    ahead: int
+    reason: str
+    num_before: int
 
 
 class Scheduler:
@@ -67,6 +87,9 @@ class Scheduler:
         self._ordered: OrderedDict[str, deque[Ticket]] = OrderedDict()
         self._free: OrderedDict[str, deque[Ticket]] = OrderedDict()
         self._deficit: dict[str, int] = {}
+        # Ordered lanes of each owner; and when each owner's samples last had their turn.
+        self._num_lanes: Counter[str] = Counter()
+        self._turns: dict[str, int] = {}
         self._waiting: dict[str, Ticket] = {}
         self._suspects: dict[str, Ticket] = {}
         self._running: dict[str, Ticket] = {}
@@ -89,15 +112,21 @@ class Scheduler:
     def add(self, ticket: Ticket) -> None:
         """Queue a job behind those of its queue."""
         self._note_waiting(ticket)
-        lanes = self._ordered if ticket.ordered else self._free
-        lanes.setdefault(ticket.queue, deque()).append(ticket)
+        self._lane(ticket).append(ticket)
 
     def put_back(self, ticket: Ticket) -> None:
         """Queue a job whose worker died again, in front and as a suspect."""
         self._running.pop(ticket.job_id, None)
         self._note_waiting(ticket)
+        self._lane(ticket).appendleft(ticket)
+
+    def _lane(self, ticket: Ticket) -> deque[Ticket]:
         lanes = self._ordered if ticket.ordered else self._free
-        lanes.setdefault(ticket.queue, deque()).appendleft(ticket)
+        if ticket.queue not in lanes:
+            lanes[ticket.queue] = deque()
+            if ticket.ordered:
+                self._num_lanes[ticket.owner] += 1
+        return lanes[ticket.queue]
 
     def remove(self, job_id: str) -> bool:
         """Forget a waiting job; False if it is not waiting."""
@@ -107,7 +136,7 @@ class Scheduler:
         self._suspects.pop(job_id, None)
         lanes = self._ordered if ticket.ordered else self._free
         lanes[ticket.queue].remove(ticket)
-        self._drop_empty(lanes, ticket.queue)
+        self._drop_empty(lanes, ticket)
         return True
 
     def finish(self, job_id: str) -> None:
@@ -122,14 +151,22 @@ class Scheduler:
             ticket = self._next_ordered() or self._next_free()
         return self._start(ticket) if ticket else None
 
-    def position(self, job_id: str) -> tuple[int, str] | None:
-        """Jobs ahead of a waiting job in its queue, and why it waits; None if it is not waiting."""
+    def position(self, job_id: str) -> Place | None:
+        """Where a waiting job stands; None if it is not waiting."""
         ticket = self._waiting.get(job_id)
         if ticket is None:
             return None
-        lane = (self._ordered if ticket.ordered else self._free)[ticket.queue]
-        ahead = lane.index(ticket)
-        return ahead, self._reason(ticket, ahead)
+        lanes = self._ordered if ticket.ordered else self._free
+        earlier = lanes[ticket.queue].index(ticket)
+        is_behind = ticket.ordered and self._is_busy(ticket.queue)
+        # The other queues have their turns meanwhile; of theirs, about as many go before it.
+        others = sum(
+            min(len(lane), earlier + 1) for queue, lane in lanes.items() if queue != ticket.queue
+        )
+        running = sum(other.ordered for other in self._running.values()) if ticket.ordered else 0
+        return Place(
+            earlier + is_behind, self._reason(ticket, earlier), max(1, earlier + others + running)
+        )
 
     def _reason(self, ticket: Ticket, ahead: int) -> str:
         if ahead:
@@ -182,27 +219,50 @@ class Scheduler:
                         return None  # it is this one's turn: nobody slips past it
                     self._deficit[queue] -= head.num_tokens
                     return head
-                self._deficit[queue] = self._deficit.get(queue, 0) + QUANTUM_TOKENS
+                self._deficit[queue] = self._deficit.get(queue, 0) + self._share(head.owner)
                 self._ordered.move_to_end(queue)
+            self._skip_rounds(ready)
         return None
 
+    def _share(self, owner: str) -> int:
+        """What one run of an owner may spend in each turn."""
+        return max(1, QUANTUM_TOKENS // self._num_lanes[owner])
+
+    def _skip_rounds(self, ready: list[str]) -> None:
+        """Hand out at once what the rounds would bring in which no head can be paid for yet."""
+        heads = [self._ordered[queue][0] for queue in ready]
+        num_rounds = min(
+            (head.num_tokens - self._deficit[head.queue] - 1) // self._share(head.owner)
+            for head in heads
+        )
+        if num_rounds > 0:
+            for head in heads:
+                self._deficit[head.queue] += num_rounds * self._share(head.owner)
+
     def _next_free(self) -> Ticket | None:
-        for queue in self._free:
-            head = self._free[queue][0]
-            # A request wider than the bound runs alone rather than never.
-            rows = self._running_rows()
-            if rows and rows + head.num_rows > MAX_RUNNING_ROWS:
-                return None
-            self._free.move_to_end(queue)
-            return head
-        return None
+        if not self._free:
+            return None
+        queue = min(self._free, key=lambda name: self._turns.get(self._free[name][0].owner, 0))
+        head = self._free[queue][0]
+        # A request wider than the bound runs alone rather than never.
+        rows = self._running_rows()
+        if rows and rows + head.num_rows > MAX_RUNNING_ROWS:
+            return None
+        self._free.move_to_end(queue)
+        self._note_turn(head.owner)
+        return head
+
+    def _note_turn(self, owner: str) -> None:
+        if len(self._turns) > MAX_REMEMBERED_OWNERS:
+            self._turns.clear()
+        self._turns[owner] = 1 + max(self._turns.values(), default=0)
 
     def _start(self, ticket: Ticket) -> Ticket:
         del self._waiting[ticket.job_id]
         self._suspects.pop(ticket.job_id, None)
         lanes = self._ordered if ticket.ordered else self._free
         lanes[ticket.queue].remove(replace(ticket, alone=False))
-        self._drop_empty(lanes, ticket.queue)
+        self._drop_empty(lanes, ticket)
         self._running[ticket.job_id] = ticket
         return ticket
 
@@ -211,12 +271,13 @@ class Scheduler:
         if ticket.suspect:
             self._suspects[ticket.job_id] = ticket
 
-    def _drop_empty(self, lanes: OrderedDict[str, deque[Ticket]], queue: str) -> None:
-        if not lanes[queue]:
-            del lanes[queue]
+    def _drop_empty(self, lanes: OrderedDict[str, deque[Ticket]], ticket: Ticket) -> None:
+        if not lanes[ticket.queue]:
+            del lanes[ticket.queue]
             if lanes is self._ordered:
                 # An idle run saves nothing up.
-                self._deficit.pop(queue, None)
+                self._deficit.pop(ticket.queue, None)
+                self._num_lanes -= Counter([ticket.owner])
 
     def _is_busy(self, queue: str) -> bool:
         return any(ticket.ordered and ticket.queue == queue for ticket in self._running.values())

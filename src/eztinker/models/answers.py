@@ -202,6 +202,9 @@ class JobSummary(Answer):
     finished_at: str | None
     queue_position: int | None = Field(description="Jobs ahead of it; null unless queued.")
     wait_reason: str | None = Field(description="Why it is not running yet; null unless queued.")
+    estimated_wait_s: float | None = Field(
+        description="About how long it will wait; null unless queued, and while nothing is known."
+    )
     error: JobErrorDetail | None
 
 

@@ -407,7 +407,12 @@ class Jobs(View):
         position = self._engine.position(active.record.job_id)
         if position is None:
             return self._shown(active.record)
-        return replace(active.record, queue_position=position[0], wait_reason=position[1])
+        return replace(
+            active.record,
+            queue_position=position.ahead,
+            wait_reason=position.reason,
+            estimated_wait_s=position.wait_s,
+        )
 
     def _as_seen_now(self, stored: job_rows.StoredJob) -> JobRecord:
         active = self._engine.active(stored.job_id)

@@ -57,8 +57,9 @@ class JobRecord:
     Attributes:
         run_id: None for sampling from a bare base model.
         seq: number of the operation in its run; None for operations outside the order (sampling).
-        queue_position: jobs ahead of it, 0 is next; None unless queued.
+        queue_position: jobs of its run ahead of it, the running one included; None unless queued.
         wait_reason: why it is not running yet, in words; None unless queued.
+        estimated_wait_s: about how long it will wait; None unless queued, and while nothing is known.
         owner: whose it is: of a run's job, the run's owner.
     """
 
@@ -74,6 +75,7 @@ class JobRecord:
     error: ErrorInfo | None = None
     queue_position: int | None = None
     wait_reason: str | None = None
+    estimated_wait_s: float | None = None
     owner: str = LOCAL_OWNER
 
 

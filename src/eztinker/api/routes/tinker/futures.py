@@ -53,7 +53,8 @@ async def retrieve_future(call: Call) -> Response:
 def _try_again(job: JobRecord) -> Response:
     content = {"type": "try_again", "request_id": job.job_id, "queue_state": "active"}
     if job.wait_reason is not None:
-        content["queue_state_reason"] = job.wait_reason
+        about = "" if job.estimated_wait_s is None else f"; about {job.estimated_wait_s:.0f} s"
+        content["queue_state_reason"] = job.wait_reason + about
     return answer(content, 408)
 
 

@@ -1,87 +1,103 @@
 """Runs recipes of the official cookbook, unmodified and offline, against a server with ``nano``.
 
-``make cookbook`` runs it. The recipes look models and data sets up by public names, relative to the
-working directory first, so they are run from an overlay folder in which those names lead to our own
-files. The cookbook lives in an environment of its own on top of this one: it asks for a newer
-``tml-renderers`` than can be had everywhere, which is needed for the vendor's own models only.
+``make cookbook`` runs them all, two steps each; CI runs the two loops. The cookbook lives in an
+environment of its own on top of this one: it asks for a newer ``tml-renderers`` than can be had
+everywhere, which is needed for the vendor's own models only.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
 import time
 import venv
+from dataclasses import dataclass
 from pathlib import Path
 
 from eztinker.client.embedded import EmbeddedServer
-from eztinker.dataset.generated.sets import GeneratedMathDataset
+from tools.cookbook_overlay import CONVERSATIONS, MODEL, build_overlay
 
 ROOT = Path(__file__).parent.parent
 BUILD = ROOT / "build" / "cookbook"
-NANO = ROOT / "src" / "eztinker" / "assets" / "nano"
-MODEL = "Qwen/Qwen3-8B"
-"""A public name with a chat format that nano has; the cookbook knows which renderer belongs to it."""
+RUNS = BUILD / "runs"
 
 WITH_DEPENDENCIES = (
     *("aiohttp", "blobfile", "chz", "cloudpickle", "datasets", "pylatexenc", "pyrage"),
     *("termcolor", "tiktoken"),
 )
 WITHOUT_DEPENDENCIES = ("tinker-cookbook==0.6.1", "tml-renderers==0.2.1")
+TIMEOUT_S = 600
 
-_LOGS = ("behavior_if_log_dir_exists=delete", "max_steps=2", f"model_name={MODEL}", "lora_rank=4")
+
+@dataclass(frozen=True)
+class Recipe:
+    """A module of the cookbook with the settings of a short run.
+
+    Attributes:
+        log_path: it takes the folder of its logs as a setting.
+    """
+
+    module: str
+    settings: tuple[str, ...]
+    log_path: bool = False
+
+
+def _with_logs(module: str, *settings: str) -> Recipe:
+    logs = ("behavior_if_log_dir_exists=delete", "max_steps=2", f"model_name={MODEL}")
+    return Recipe(module, (*logs, *settings), log_path=True)
+
+
 _LOOP = ("max_steps=2", f"model_name={MODEL}", "lora_rank=4")
-RECIPES: dict[str, tuple[str, ...]] = {
-    "sl_loop": (*_LOOP, "batch_size=8", "max_length=256"),
-    "rl_loop": (
-        *(*_LOOP, "batch_size=4", "group_size=4", "max_tokens=32"),
-        "loss_fn=importance_sampling",
+_RL_LOOP = (*_LOOP, "batch_size=4", "group_size=4", "max_tokens=32")
+_MATH = ("lora_rank=4", "groups_per_batch=4", "group_size=4", "loss_fn=importance_sampling")
+_DISTILL = ("lora_rank=4", "group_size=2", "max_tokens=16", "eval_every=0", "save_every=0")
+
+RECIPES: dict[str, Recipe] = {
+    "sl_loop": Recipe("sl_loop", (*_LOOP, "batch_size=8", "max_length=256")),
+    "rl_loop": Recipe("rl_loop", (*_RL_LOOP, "loss_fn=importance_sampling")),
+    "rl_loop gspo": Recipe("rl_loop", (*_RL_LOOP, "loss_fn=gspo")),
+    "sl_basic": Recipe(
+        "sl_basic", ("max_steps=2", f"model_name={MODEL}", "lora_rank=4"), log_path=True
     ),
-    "chat_sl.train": (*_LOGS, "dataset=no_robots", "batch_size=8", "max_length=256"),
-    "math_rl.train": (
-        *(*_LOGS, "groups_per_batch=4", "group_size=4", "max_tokens=5"),
-        "loss_fn=importance_sampling",
+    "rl_basic": Recipe(
+        "rl_basic",
+        ("max_steps=2", f"model_name={MODEL}", "lora_rank=4", "max_tokens=8"),
+        log_path=True,
     ),
-}
-TIMEOUT_S = 300
-
-
-def build_overlay(folder: Path) -> None:
-    """Fill a folder with what the recipes look up by name."""
-    model = folder / MODEL
-    model.mkdir(parents=True, exist_ok=True)
-    for file in NANO.iterdir():
-        link = model / file.name
-        link.unlink(missing_ok=True)
-        link.symlink_to(file)
-    problems = GeneratedMathDataset(split="train", max_samples=200)
-    pairs = [problems[index] for index in range(len(problems))]
-    rows = [{"question": pair["question"], "answer": pair["answer"]} for pair in pairs]
-    chats = [
-        {
-            "messages": [
-                {"role": "user", "content": row["question"]},
-                {"role": "assistant", "content": row["answer"]},
-            ]
-        }
-        for row in rows
-    ]
-    _write_dataset(folder / "openai" / "gsm8k", "main", rows)
-    _write_dataset(folder / "HuggingFaceH4" / "no_robots", "default", chats)
-
-
-def _write_dataset(folder: Path, config: str, rows: list[dict]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for split in ("train", "test"):
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (folder / f"{split}.jsonl").write_text(lines, encoding="utf-8")
-    files = [f"  - split: {split}\n    path: {split}.jsonl\n" for split in ("train", "test")]
-    header = f"---\nconfigs:\n- config_name: {config}\n  data_files:\n{''.join(files)}---\n"
-    (folder / "README.md").write_text(header, encoding="utf-8")
+    "chat_sl": _with_logs(
+        "chat_sl.train", "lora_rank=4", "dataset=no_robots", "batch_size=8", "max_length=256"
+    ),
+    "chat_sl jsonl": _with_logs(
+        "chat_sl.train", "lora_rank=4", f"dataset={CONVERSATIONS}", "batch_size=8", "max_length=256"
+    ),
+    "math_rl arithmetic": _with_logs("math_rl.train", *_MATH, "env=arithmetic", "max_tokens=5"),
+    "math_rl gsm8k": _with_logs("math_rl.train", *_MATH, "env=gsm8k", "max_tokens=16"),
+    "dpo": _with_logs("preference.dpo.train", "batch_size=4", "max_length=256"),
+    "shorter": _with_logs(
+        "preference.shorter.train", "renderer_name=qwen3", "batch_size=4", "group_size=4",
+        "max_tokens=16", "eval_every=0",
+    ),
+    "distillation": _with_logs(
+        "distillation.on_policy_distillation", *_DISTILL, f"teacher_model={MODEL}",
+        "dataset=deepmath", "groups_per_batch=4",
+    ),
+    "distillation multi": _with_logs(
+        "distillation.on_policy_multi_teacher", *_DISTILL, f"deepmath_teacher_model={MODEL}",
+        f"tulu3_teacher_model={MODEL}", "deepmath_groups_per_batch=2", "tulu3_groups_per_batch=2",
+    ),
+    "rlhf": Recipe(
+        "preference.rlhf.rlhf_pipeline",
+        (
+            "max_steps=2", f"base_model={MODEL}", "short_name=nano", "lora_rank=4", "batch_size=8",
+            "max_length=256", "rl_max_tokens=8", "rl_group_size=2", "eval_every=100",
+        ),
+    ),
+}  # fmt: skip
+CLI_LISTS = (("model", "list"), ("run", "list"), ("checkpoint", "list"))
 
 
 def build_environment(folder: Path) -> Path:
@@ -94,7 +110,7 @@ def build_environment(folder: Path) -> Path:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     below = folder / "lib" / version / "site-packages" / "below.pth"
     below.write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-    pip = [python, "-m", "pip", "install", "--quiet"]
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     constraints = ["-c", ROOT / "constraints.txt"]
     subprocess.run([*pip, *constraints, *WITH_DEPENDENCIES], check=True)
     subprocess.run([*pip, "--no-deps", *WITHOUT_DEPENDENCIES], check=True)
@@ -102,11 +118,19 @@ def build_environment(folder: Path) -> Path:
     return python
 
 
-def run_recipe(python: Path, name: str, overlay: Path, base_url: str) -> bool:
+def run_recipe(name: str, python: Path, overlay: Path, base_url: str) -> bool:
     """Run one recipe; its output goes into a log beside the overlay."""
-    settings = list(RECIPES[name])
-    if name.endswith(".train"):
-        settings.append(f"log_path={BUILD / 'runs' / name}")
+    recipe = RECIPES[name]
+    settings = list(recipe.settings)
+    if recipe.log_path:
+        folder = RUNS / name.replace(" ", "-")
+        shutil.rmtree(folder, ignore_errors=True)
+        settings.append(f"log_path={folder}")
+    command = [python, "-m", f"tinker_cookbook.recipes.{recipe.module}", *settings]
+    return _run(name, command, overlay, base_url)
+
+
+def _run(name: str, command: list, overlay: Path, base_url: str) -> bool:
     environment = {
         **os.environ,
         "TINKER_BASE_URL": base_url,
@@ -114,34 +138,42 @@ def run_recipe(python: Path, name: str, overlay: Path, base_url: str) -> bool:
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
         "HF_HOME": str(BUILD / "hf"),
-        "TINKER_COOKBOOK_RUNS_DIR": str(BUILD / "runs"),
+        "TINKER_COOKBOOK_RUNS_DIR": str(RUNS),
     }
-    command = [python, "-m", f"tinker_cookbook.recipes.{name}", *settings]
-    log = BUILD / f"{name}.log"
+    log = BUILD / f"{name.replace(' ', '-')}.log"
     start_s = time.monotonic()
     with log.open("wb") as output:
-        ended = subprocess.run(
-            command, cwd=overlay, env=environment, stdout=output, stderr=output, timeout=TIMEOUT_S,
-            check=False,
-        )  # fmt: skip
-    word = "ok" if ended.returncode == 0 else f"FAILED, see {log.relative_to(ROOT)}"
-    print(f"{name:16} {time.monotonic() - start_s:6.1f} s  {word}", flush=True)
-    return ended.returncode == 0
+        try:
+            code = subprocess.run(
+                command, cwd=overlay, env=environment, stdin=subprocess.DEVNULL, stdout=output,
+                stderr=output, timeout=TIMEOUT_S, check=False,
+            ).returncode  # fmt: skip
+        except subprocess.TimeoutExpired:
+            code = -1
+    word = "ok" if code == 0 else f"FAILED, see {log.relative_to(ROOT)}"
+    print(f"{name:24} {time.monotonic() - start_s:6.1f} s  {word}", flush=True)
+    return code == 0
 
 
 def main() -> int:
     """Build what is missing, run the recipes, and say how each ended."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("recipes", nargs="*", default=list(RECIPES), help=", ".join(RECIPES))
+    parser.add_argument("recipes", nargs="*", help=f"default: all of {', '.join(RECIPES)}")
     wanted = parser.parse_args().recipes
     overlay = BUILD / "overlay"
     build_overlay(overlay)
+    shutil.rmtree(RUNS, ignore_errors=True)
     python = build_environment(BUILD / "venv")
     server = EmbeddedServer(["nano"], settings={"aliases": {MODEL: "nano"}})
     try:
-        results = [run_recipe(python, name, overlay, server.base_url) for name in wanted]
+        url = server.base_url
+        results = [run_recipe(name, python, overlay, url) for name in wanted or RECIPES]
+        for words in () if wanted else CLI_LISTS:
+            command = [python, "-m", "tinker.cli", *words]
+            results.append(_run(f"tinker {' '.join(words)}", command, overlay, url))
     finally:
         server.close()
+    print(f"{sum(results)} of {len(results)} ran to their end")
     return 0 if all(results) else 1
 
 

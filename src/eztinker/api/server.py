@@ -83,9 +83,10 @@ def create_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     app.state.created_at_s = time.time()
+    # First, so that its requests, of which there are most, are not compared with all other routes.
+    app.mount(TINKER_PREFIX, create_tinker_app())
     for router in ROUTERS:
         app.include_router(router)
-    app.mount(TINKER_PREFIX, create_tinker_app())
     _describe_once(app)
     _handle_errors(app)
     app.add_middleware(Gate, routes=app.routes, answers=_REFUSALS)

@@ -24,12 +24,13 @@ from eztinker.api.routes.tinker import (
 from eztinker.api.tinker.errors import error_response
 from eztinker.errors import NotFoundError, UserError
 
+# In the order of how often they are asked, as they are tried one after the other.
 ROUTES = (
-    *session.ROUTES,
-    *models.ROUTES,
+    *futures.ROUTES,
     *training.ROUTES,
     *sampling.ROUTES,
-    *futures.ROUTES,
+    *session.ROUTES,
+    *models.ROUTES,
     *rest.ROUTES,
     *history.ROUTES,
     *downloads.ROUTES,

@@ -1,4 +1,4 @@
-"""How long the long forms are: ``--kills N``, ``--cuts N``, ``--failpoints N`` (0: all of them)."""
+"""How long the long forms are: ``--kills N``, ``--cuts N``, ``--terms N``, ``--failpoints N`` (0: all of them)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=6, help="kills in tests/recovery")
     parser.addoption("--failpoints", type=int, default=4, help="places to die at; 0 walks all")
+    parser.addoption("--terms", type=int, default=1, help="orderly stops under load")
     parser.addoption("--cuts", type=int, default=3, help="power cuts")
 
 
@@ -24,3 +25,8 @@ def num_failpoints(request: pytest.FixtureRequest) -> int:
 @pytest.fixture
 def num_cuts(request: pytest.FixtureRequest) -> int:
     return request.config.getoption("--cuts")
+
+
+@pytest.fixture
+def num_terms(request: pytest.FixtureRequest) -> int:
+    return request.config.getoption("--terms")

@@ -8,13 +8,13 @@ itself, files under temporary names apart. Called by ``loop.py``.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import sqlalchemy as sa
 
+from eztinker import steady_clock
 from eztinker.config import ServerConfig
 from eztinker.engine.checkpoint_folders import checkpoint_folder
 from eztinker.engine.planning import plan_pass, plan_training
@@ -233,7 +233,7 @@ class Actions:
             task, operation, target, run.quantization
         )
         saved = CheckpointSaved(run_id, operation.name, str(target), size_bytes, written.step)
-        now_s = time.time()
+        now_s = steady_clock.now_s()
         record = CheckpointRecord(
             run_id=run_id,
             name=operation.name,

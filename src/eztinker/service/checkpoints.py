@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import sqlalchemy as sa
 
+from eztinker import steady_clock
 from eztinker.config import ServerConfig
 from eztinker.errors import AlreadyExistsError
 from eztinker.service.view import View
@@ -107,7 +107,7 @@ class Checkpoints(View):
         size_bytes = await asyncio.to_thread(
             _copy_files, Path(source.folder), target, target_run_id
         )
-        now_s = time.time()
+        now_s = steady_clock.now_s()
         copied = replace(
             source,
             run_id=target_run_id,
@@ -133,7 +133,7 @@ class Checkpoints(View):
         Raises:
             NotFoundError: code ``checkpoint_not_found``.
         """
-        expires_at_s = None if ttl_s is None else time.time() + ttl_s
+        expires_at_s = None if ttl_s is None else steady_clock.now_s() + ttl_s
         owner = self.principal.owner_in_sight
         await self._database.write(
             lambda connection: checkpoints.set_expiry(connection, run_id, name, expires_at_s, owner)
@@ -152,7 +152,7 @@ class Checkpoints(View):
 
     async def sweep(self) -> None:
         """Delete what has expired."""
-        now_s = time.time()
+        now_s = steady_clock.now_s()
         if not await self._database.read(
             lambda connection: checkpoints.list_expired(connection, now_s)
         ):

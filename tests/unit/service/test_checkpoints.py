@@ -57,6 +57,22 @@ async def test_what_has_expired_is_deleted_with_its_files(service, database, tmp
     assert Path(kept.folder).exists()
 
 
+@pytest.mark.parametrize("jump_s", [-1e8, 1e8])
+async def test_nothing_expires_because_a_clock_was_set(
+    service, database, tmp_path, monkeypatch: pytest.MonkeyPatch, jump_s: float
+) -> None:
+    """The wall clock jumps by years while the server runs: lifetimes neither end nor grow."""
+    await save(database, tmp_path, "run_1", expires_at_s=time.time() + 60)
+    await save(database, tmp_path, "run_2", expires_at_s=time.time() - 1)
+    really = time.time
+    monkeypatch.setattr(time, "time", lambda: really() + jump_s)
+    await service.sweep()
+    assert [found.run_id for found in await service.list(run_id=None)] == ["run_1"]
+    await service.set_ttl("run_1", "kept", 100)
+    found = await service.get("run_1", "kept")
+    assert found.expires_at_s == pytest.approx(really() + 100, abs=10)
+
+
 async def test_a_lifetime_is_set_and_taken_back(service, database, tmp_path) -> None:
     await save(database, tmp_path)
     await service.set_ttl("run_1", "kept", 100)

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
+from eztinker.engine.memory_model import compute_dtype
+from eztinker.engine.model_shape import read_shape
 from eztinker.engine.worker.decoder import LeanDecoder, obstacle
 from eztinker.engine.worker.decoder_base import Decoder, own_logits
-from eztinker.engine.worker.devices import is_out_of_memory
+from eztinker.engine.worker.devices import give_back_freed_memory, is_out_of_memory
 from eztinker.engine.worker.hf_decoder import HFDecoder
 from eztinker.engine.worker.quantization import quantize_model
 from eztinker.errors import InvalidRequestError, NotFoundError, UnsupportedError
@@ -24,7 +26,6 @@ from eztinker.types.training import Quantization, resident_key
 
 logger = logging.getLogger(__name__)
 
-_SMALL_MODEL_PARAMETERS = 300_000_000
 _PROBE_LENGTHS = (19, 11)
 
 
@@ -82,9 +83,10 @@ def load_base_model(
         UnsupportedError: bitsandbytes is missing, pickled weights, or an architecture that is not
             understood.
     """
-    files = _weight_files(name, folder)
+    _need_weight_files(name, folder)
     try:
-        torch_dtype = _choose_dtype(dtype, device, lambda: _count_parameters(files))
+        compute = compute_dtype(dtype, device.type, read_shape(folder).num_parameters)
+        torch_dtype: torch.dtype = getattr(torch, compute)
         if quantization == "none":
             model = _read(folder, torch_dtype).to(device)
         else:
@@ -100,6 +102,7 @@ def load_base_model(
     probe = _probe_texts(model)
     reference = own_logits(model, probe)
     decoder = _choose_decoder(model, reference, probe)
+    give_back_freed_memory(device)
     return BaseModel(
         name, folder, type(model).__name__, decoder, _stop_token_ids(model), quantization
     )
@@ -108,6 +111,7 @@ def load_base_model(
 def _choose_decoder(model: Any, reference: list[Any], probe: list[list[int]]) -> Decoder:
     """Our own decoder where it covers the model and gives its numbers; else transformers' modules."""
     if obstacle(model) is None:
+        _copy_out_of_files(model)
         lean = LeanDecoder(model)
         try:
             lean.verify(reference, probe)
@@ -121,16 +125,21 @@ def _choose_decoder(model: Any, reference: list[Any], probe: list[list[int]]) ->
     return decoder
 
 
-def _weight_files(name: str, folder: Path) -> list[Path]:
+def _copy_out_of_files(model: Any) -> None:
+    """Our decoder fuses weights; as long as one of the others is mapped, all pages read would stay."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+
+
+def _need_weight_files(name: str, folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise NotFoundError(
             f"Base model {name!r}: {folder} has no config.json. Expected a folder with config.json, "
             "tokenizer.json and *.safetensors.",
             field="base_model",
         )
-    files = sorted(folder.glob("*.safetensors"))
-    if files:
-        return files
+    if any(folder.glob("*.safetensors")):
+        return
     pickled = sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt")))
     if pickled:
         raise UnsupportedError(
@@ -139,22 +148,6 @@ def _weight_files(name: str, folder: Path) -> list[Path]:
             field="base_model",
         )
     raise NotFoundError(f"Base model {name!r}: no *.safetensors in {folder}.", field="base_model")
-
-
-def _count_parameters(files: list[Path]) -> int:
-    total = 0
-    for path in files:
-        with safe_open(path, framework="pt") as content:
-            for key in content.keys():  # noqa: SIM118 - no mapping: iterating it is not defined
-                total += int(torch.Size(content.get_slice(key).get_shape()).numel())
-    return total
-
-
-def _choose_dtype(dtype: str, device: torch.device, count_parameters: Any) -> torch.dtype:
-    if dtype != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
-    small = device.type == "cpu" and count_parameters() < _SMALL_MODEL_PARAMETERS
-    return torch.float32 if small else torch.bfloat16
 
 
 def _read(folder: Path, dtype: torch.dtype | str) -> Any:

@@ -5,6 +5,9 @@ Called once at the worker's start and when a base model is loaded. Knows no mode
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import os
 from pathlib import Path
 
@@ -75,6 +78,15 @@ def free_memory_bytes(device: torch.device) -> int:
 def default_cache_tokens(device: torch.device, bytes_per_token: int) -> int:
     """Cached tokens that a quarter of the free memory holds, the cache's spare room counted in."""
     return max(1, int(free_memory_bytes(device) * _CACHE_SHARE / (2 * bytes_per_token)))
+
+
+def give_back_freed_memory(device: torch.device) -> None:
+    """Return to the system what has been freed; allocators keep much of it otherwise."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,0 +1,217 @@
+"""How much memory a model, a run, a training pass and a generation will take: arithmetic, nothing else.
+
+What can be counted is counted (weights, adapters, optimizer, gradient, key-value cache); what depends on an
+allocator is a stated share of it, found by ``benchmarks/memory.py``, which also reports how far the sums are
+from what was measured. Knows no files and no tensors. Called by the engine before it loads or plans
+something, by the worker (``compute_dtype``) and by ``eztinker estimate``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from eztinker.engine.model_shape import ModelShape
+from eztinker.types.training import Quantization
+
+DType = Literal["float32", "bfloat16"]
+
+SMALL_MODEL_PARAMETERS = 300_000_000
+"""Below it ``auto`` computes in float32 on a CPU."""
+ENGINE_BYTES = 275_000_000
+"""A worker process that has imported torch and transformers and holds no model (Linux, CPU build)."""
+QUANTIZATION_BYTES = 50_000_000
+"""What bitsandbytes adds to it."""
+
+_BLOCK = 64
+_NESTED_BLOCK = 256
+_LOGITS_CHUNK = 4 * 1024 * 1024
+_CACHE_GROWTH = 1.5
+_ALLOCATOR_SHARE = 0.04
+
+
+def compute_dtype(dtype: str, device_type: str, num_parameters: int) -> DType:
+    """The type a model computes in; ``auto`` is float32 for a small model on a CPU, else bfloat16.
+
+    Args:
+        dtype: ``auto``, ``float32`` or ``bfloat16``.
+        device_type: ``cpu`` or ``cuda``.
+        num_parameters: of the model.
+    """
+    if dtype == "float32" or dtype == "bfloat16":
+        return dtype
+    return (
+        "float32"
+        if device_type == "cpu" and num_parameters < SMALL_MODEL_PARAMETERS
+        else "bfloat16"
+    )
+
+
+def item_bytes(dtype: DType) -> int:
+    """Bytes of one number."""
+    return 4 if dtype == "float32" else 2
+
+
+def weights_bytes(shape: ModelShape, quantization: Quantization, dtype: DType) -> int:
+    """The frozen model in memory."""
+    width = item_bytes(dtype)
+    if quantization == "nf4":
+        per_number = 0.5 + 1 / _BLOCK + 4 / (_BLOCK * _NESTED_BLOCK)
+        linear = round(shape.num_linear * per_number)
+    elif quantization == "int8":
+        linear = shape.num_linear + 4 * shape.num_linear_outputs
+    else:
+        linear = shape.num_linear * width
+    return linear + shape.num_other * width
+
+
+def loading_bytes(shape: ModelShape, quantization: Quantization, dtype: DType) -> int:
+    """What reading takes beside the weights and is given back: copies of single layers.
+
+    Pages of the files that are read do not count: the system takes them back when it needs them.
+    """
+    copies = 2 if quantization == "none" else 4
+    return copies * shape.largest_linear * max(item_bytes(dtype), shape.stored_item_bytes)
+
+
+def run_bytes(
+    shape: ModelShape, rank: int, dtype: DType, *, num_parameters: int | None = None
+) -> int:
+    """A resident run: adapter and gradient in float32, two moments, and what a step makes anew of them.
+
+    Args:
+        num_parameters: trainable numbers where they are known; else an adapter on all linear layers.
+    """
+    number = rank * shape.lora_width if num_parameters is None else num_parameters
+    held = 4 + 8 + 4 + (0 if dtype == "float32" else 2)
+    stepping = 12
+    laid_out = 4 * item_bytes(
+        dtype
+    )  # one matrix for the layers that share an input, zeros counted in
+    return number * (held + stepping + laid_out)
+
+
+def activation_bytes_per_token(
+    shape: ModelShape, rank: int, dtype: DType, *, dropout: bool, checkpointing: bool = False
+) -> int:
+    """What a token of a micro-batch leaves behind until its backward pass.
+
+    Args:
+        dropout: masks of adapters are kept as well.
+        checkpointing: only the input of each layer is kept.
+    """
+    heads = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_size
+    attended = shape.num_heads * shape.head_size
+    layer = 4 * shape.hidden + heads + 2 * attended + 3 * shape.inner + 7 * rank
+    if dropout:
+        layer += 5 * shape.hidden + attended + shape.inner
+    kept = (
+        layer * shape.num_layers if not checkpointing else layer + shape.hidden * shape.num_layers
+    )
+    # The head keeps the rows it was applied to, their mean, and their gradient.
+    return (kept + 3 * shape.hidden) * item_bytes(dtype)
+
+
+def training_bytes(
+    shape: ModelShape,
+    rank: int,
+    dtype: DType,
+    *,
+    num_tokens: int,
+    dropout: bool,
+    checkpointing: bool = False,
+) -> int:
+    """A micro-batch of ``num_tokens`` from its forward pass to the end of its backward pass."""
+    per_token = activation_bytes_per_token(
+        shape, rank, dtype, dropout=dropout, checkpointing=checkpointing
+    )
+    rows = min(num_tokens, max(16, _LOGITS_CHUNK // shape.vocab_size))
+    # At its widest either a chunk of the vocabulary head (float32, and once more) or one layer's gradients.
+    logits = 3 * 4 * rows * shape.vocab_size
+    gradients = 6 * (shape.inner + shape.hidden) * num_tokens * item_bytes(dtype)
+    return round(num_tokens * per_token * (1 + _ALLOCATOR_SHARE)) + max(logits, gradients)
+
+
+def cache_bytes_per_token(shape: ModelShape, dtype: DType) -> int:
+    """One position of one row in the key-value cache."""
+    return 2 * shape.num_layers * shape.num_kv_heads * shape.head_size * item_bytes(dtype)
+
+
+def sampling_bytes(shape: ModelShape, dtype: DType, *, num_rows: int, num_tokens: int) -> int:
+    """Generating ``num_rows`` sequences of ``num_tokens`` (prompt included) together."""
+    cache = cache_bytes_per_token(shape, dtype) * num_rows * num_tokens * _CACHE_GROWTH
+    return round(cache) + 4 * 4 * num_rows * shape.vocab_size
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a base model with one run takes, in bytes.
+
+    Attributes:
+        dtype: computed in.
+        engine: the worker process itself.
+        weights, loading: of the model; the second only while it is read.
+        run: adapter, gradient, moments.
+        training: activations, logits and gradients of the largest micro-batch.
+        sampling: cache and logits.
+        micro_batch_tokens: tokens in that micro-batch.
+    """
+
+    num_parameters: int
+    dtype: DType
+    quantization: Quantization
+    engine: int
+    weights: int
+    loading: int
+    run: int
+    training: int
+    sampling: int
+    micro_batch_tokens: int
+
+    @property
+    def resident(self) -> int:
+        """Between two pieces of work."""
+        return self.engine + self.weights + self.run
+
+    @property
+    def peak(self) -> int:
+        """The most at any moment: reading, or a micro-batch while sequences are being generated."""
+        working = self.resident + self.training + self.sampling
+        return max(self.engine + self.weights + self.loading, working)
+
+
+def estimate(
+    shape: ModelShape,
+    *,
+    quantization: Quantization,
+    dtype: DType,
+    rank: int,
+    batch: int,
+    seq_len: int,
+    dropout: bool = True,
+    micro_batch_tokens: int = 4096,
+    num_samples: int = 0,
+) -> Estimate:
+    """Predict the memory of training ``batch`` sequences of ``seq_len`` tokens, and of sampling.
+
+    Args:
+        rank: of an adapter on all linear layers.
+        micro_batch_tokens: the engine's bound; a longer sequence is a micro-batch of its own.
+        num_samples: sequences of ``seq_len`` tokens that are generated meanwhile.
+    """
+    tokens = min(batch * seq_len, max(seq_len, micro_batch_tokens // seq_len * seq_len))
+    quantized = quantization != "none"
+    return Estimate(
+        num_parameters=shape.num_parameters,
+        dtype=dtype,
+        quantization=quantization,
+        engine=ENGINE_BYTES + (QUANTIZATION_BYTES if quantized else 0),
+        weights=weights_bytes(shape, quantization, dtype),
+        loading=loading_bytes(shape, quantization, dtype),
+        run=run_bytes(shape, rank, dtype),
+        training=training_bytes(shape, rank, dtype, num_tokens=tokens, dropout=dropout),
+        sampling=sampling_bytes(shape, dtype, num_rows=num_samples, num_tokens=seq_len)
+        if num_samples
+        else 0,
+        micro_batch_tokens=tokens,
+    )

@@ -108,6 +108,9 @@ class ServerConfig(BaseModel):
     """Python modules the worker imports at start, to register loss functions."""
     micro_batch_tokens: int = Field(4096, ge=1)
     """Most tokens (padding included) in one training micro-batch."""
+    memory_budget_gb: float = Field(0, ge=0)
+    """Memory for the engine, its models and runs, in GB (10^9 bytes); 0 takes 80 % of the machine's memory,
+    or 90 % of a device's. Idle models are unloaded for others; what never fits is refused with the sum."""
     kv_cache_tokens: int = Field(0, ge=0)
     """Most tokens held in the key-value cache; 0 derives it from free memory."""
     deterministic: bool = False

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from eztinker import steady_clock
 from eztinker.config import ServerConfig
 from eztinker.engine.checkpoint_folders import checkpoint_folder
-from eztinker.engine.planning import plan_pass, plan_training
+from eztinker.engine.planning import longest_group, plan_pass, plan_training
 from eztinker.engine.recovery import Residents
 from eztinker.engine.snapshots import KEPT, Snapshots
 from eztinker.engine.supervisor import Answer, Supervisor
@@ -131,11 +131,19 @@ class Actions:
         }[type(task.operation)]
         await self._supervisor.ready.wait()
         task.epoch = self._supervisor.epoch
-        return await action(task, task.operation)
+        try:
+            return await action(task, task.operation)
+        finally:
+            self._residents.release(task.job.job_id)
 
     async def _create(self, task: Task, operation: CreateRun) -> Outcome:
         run_id = _run_id(task)
-        await self._residents.need_base(operation.base_model, operation.quantization)
+        base = await self._residents.need_base(
+            operation.base_model, operation.quantization, job_id=task.job.job_id
+        )
+        await self._residents.make_room_for_run(
+            base, operation.quantization, run_id, operation.lora
+        )
         command = OpenRun(
             task.job.job_id,
             run_id,
@@ -144,7 +152,11 @@ class Actions:
             operation.seed,
             quantization=operation.quantization,
         )
-        done = _done(await self._ask(task, command))
+        try:
+            done = _done(await self._ask(task, command))
+        except EZTinkerError:
+            self._residents.memory.drop_run(run_id)
+            raise
         self._residents.note_run(run_id)
         created = codec.decode(done.result, RunCreated)
         if operation.source_run_id is not None and operation.source_name is not None:
@@ -197,10 +209,13 @@ class Actions:
         return Outcome(codec.encode(created), side_effects)
 
     async def _pass(self, task: Task, operation: TrainingPass) -> Outcome:
-        await self._residents.need_run(_run_id(task))
+        await self._residents.need_run(_run_id(task), job_id=task.job.job_id)
         plan = plan_training(
             operation,
-            budget_tokens=self._config.micro_batch_tokens,
+            budget_tokens=min(
+                self._config.micro_batch_tokens,
+                self._residents.memory.pass_tokens(_run_id(task), longest_group(operation)),
+            ),
             may_share=not self._config.deterministic,
         )
         command = RunPass(task.job.job_id, _run_id(task), _seq(task), operation, plan)
@@ -209,7 +224,7 @@ class Actions:
 
     async def _optim_step(self, task: Task, operation: OptimStep) -> Outcome:
         run_id = _run_id(task)
-        await self._residents.need_run(run_id)
+        await self._residents.need_run(run_id, job_id=task.job.job_id)
         command = RunOptimStep(task.job.job_id, run_id, _seq(task), operation)
         done = _done(await self._ask(task, command))
         step = codec.decode(done.result, StepResult).step
@@ -227,7 +242,7 @@ class Actions:
             await self._database.read(
                 lambda connection: checkpoints.refuse_existing(connection, run_id, operation.name)
             )
-        await self._residents.need_run(run_id)
+        await self._residents.need_run(run_id, job_id=task.job.job_id)
         target = checkpoint_folder(self._config, run_id, operation.name)
         written, size_bytes = await self._write_checkpoint(
             task, operation, target, run.quantization
@@ -284,7 +299,7 @@ class Actions:
     async def _load(self, task: Task, operation: LoadCheckpoint) -> Outcome:
         run_id = _run_id(task)
         checkpoint = await self._checkpoint(operation.source_run_id, operation.name)
-        await self._residents.need_run(run_id)
+        await self._residents.need_run(run_id, job_id=task.job.job_id)
         command = ReadState(task.job.job_id, run_id, checkpoint.folder, operation.with_optimizer)
         read = await self._ask(task, command)
         assert isinstance(read, StateRead)
@@ -305,11 +320,13 @@ class Actions:
             checkpoint = await self._checkpoint(weights.run_id, weights.checkpoint)
             # Its numbers belong to the base as it was held when they were trained.
             folder, quantization = checkpoint.folder, checkpoint.quantization
-            await self._residents.need_base(weights.base_model, quantization)
+            await self._residents.need_base(
+                weights.base_model, quantization, job_id=task.job.job_id
+            )
         elif weights.run_id is not None:
-            await self._residents.need_run(weights.run_id)
+            await self._residents.need_run(weights.run_id, job_id=task.job.job_id)
         else:
-            await self._residents.need_base(weights.base_model)
+            await self._residents.need_base(weights.base_model, job_id=task.job.job_id)
         command = RunSample(
             task.job.job_id, operation, folder, quantization, streamed=task.streamed
         )
@@ -317,7 +334,7 @@ class Actions:
         return Outcome(done.result, compute_s=done.compute_s)
 
     async def _evaluate(self, task: Task, operation: Evaluate) -> Outcome:
-        await self._residents.need_run(_run_id(task))
+        await self._residents.need_run(_run_id(task), job_id=task.job.job_id)
         lengths = [len(item.prompt_tokens) + len(item.response_tokens) for item in operation.items]
         plan = plan_pass(lengths, budget_tokens=self._config.micro_batch_tokens)
         command = RunEvaluate(task.job.job_id, _run_id(task), operation, plan)

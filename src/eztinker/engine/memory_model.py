@@ -30,6 +30,28 @@ _CACHE_GROWTH = 1.5
 _ALLOCATOR_SHARE = 0.04
 
 
+UNBOUNDED = 2**62
+"""Room where nobody can say how much memory there is."""
+
+_BUDGET_SHARE = {"cpu": 0.8, "cuda": 0.9}
+_CUDA_CONTEXT_BYTES = 600_000_000
+
+
+def room_for_models(memory_bytes: int, budget_gb: float, device_type: str) -> int:
+    """What base models and runs may take together, with the work on them.
+
+    Args:
+        memory_bytes: of the machine or the device; 0 where it is unknown.
+        budget_gb: the setting, in units of 10^9 bytes; 0 takes a share of the memory (0.8 on a CPU, 0.9 on a
+            device).
+        device_type: ``cpu`` or ``cuda``.
+    """
+    budget = budget_gb * 1e9 or memory_bytes * _BUDGET_SHARE.get(device_type, 0.9)
+    if not budget:
+        return UNBOUNDED
+    return round(budget) - (ENGINE_BYTES if device_type == "cpu" else _CUDA_CONTEXT_BYTES)
+
+
 def compute_dtype(dtype: str, device_type: str, num_parameters: int) -> DType:
     """The type a model computes in; ``auto`` is float32 for a small model on a CPU, else bfloat16.
 

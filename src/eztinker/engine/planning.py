@@ -31,6 +31,14 @@ def plan_training(
     return replace(plan, may_share=may_share)
 
 
+def longest_group(operation: TrainingPass) -> int:
+    """Tokens of the longest data that must stay in one micro-batch."""
+    signature = LOSSES.get(operation.loss.name)
+    size = signature.group_size if signature else 1
+    lengths = [datum.num_tokens for datum in operation.data]
+    return max(sum(lengths[i : i + size]) for i in range(0, len(lengths), size))
+
+
 def plan_pass(num_tokens_D: Sequence[int], *, budget_tokens: int, group_size: int = 1) -> PassPlan:
     """Pack data into micro-batches of at most ``budget_tokens`` tokens, long ones first.
 

@@ -14,7 +14,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
+from eztinker.config import ServerConfig
 from eztinker.engine.base_identity import fingerprint
+from eztinker.engine.memory_guard import MemoryGuard, key_of
+from eztinker.engine.model_shape import ModelShape
 from eztinker.engine.planning import plan_training
 from eztinker.engine.snapshots import Snapshots
 from eztinker.engine.supervisor import Supervisor
@@ -33,10 +36,11 @@ from eztinker.types.messages import (
     OpenRun,
     RunOptimStep,
     RunPass,
+    UnloadBaseModel,
 )
 from eztinker.types.operations import OptimStep, PassResult, StepResult, TrainingPass
 from eztinker.types.records import BaseModelRecord, RunRecord, SnapshotRecord
-from eztinker.types.training import Quantization, resident_key
+from eztinker.types.training import LoRAConfig, Quantization, resident_key
 
 log = logging.getLogger(__name__)
 
@@ -58,39 +62,65 @@ class Residents:
         supervisor: Supervisor,
         snapshots: Snapshots,
         resolve: Resolve,
-        *,
-        micro_batch_tokens: int,
+        config: ServerConfig,
+        shape_of: Callable[[Path], ModelShape],
     ) -> None:
         self._database = database
         self._supervisor = supervisor
         self._snapshots = snapshots
         self._resolve = resolve
-        self._micro_batch_tokens = micro_batch_tokens
+        self._micro_batch_tokens = config.micro_batch_tokens
+        self.memory = MemoryGuard(config, supervisor, self._unload, shape_of)
         self._epoch = -1
         self._arrivals: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._fingerprints: dict[str, str] = {}
-        self.loaded: dict[tuple[str, str], BaseModelLoaded] = {}
+        self.loaded: dict[tuple[str, Quantization], BaseModelLoaded] = {}
+        # Which tenant of the memory each name stands for; several names may share one.
+        self._keys: dict[tuple[str, Quantization], str] = {}
         self.num_replayed = 0
         self.num_differences = 0
 
-    async def need_base(self, base_model: str, quantization: Quantization = "none") -> None:
-        """Return when the base model is resident.
+    async def need_base(
+        self, base_model: str, quantization: Quantization = "none", *, job_id: str
+    ) -> BaseModelRecord:
+        """Return when the base model is resident; it stays until ``release(job_id)``.
 
         Raises:
             WorkerDied, EZTinkerError: it could not be loaded.
         """
+        record = await self._resolve(base_model)
+        self.memory.hold(key_of(record, quantization), job_id)
         await self._arrive(
-            ("base", f"{base_model}:{quantization}"),
-            lambda: self._load_base(base_model, quantization),
+            ("base", resident_key(base_model, quantization)),
+            lambda: self._load_base(base_model, record, quantization),
         )
+        return record
 
-    async def need_run(self, run_id: str) -> None:
-        """Return when the run is resident with all its completed operations.
+    async def need_run(self, run_id: str, *, job_id: str) -> None:
+        """Return when the run is resident with all its completed operations, until ``release(job_id)``.
 
         Raises:
             WorkerDied, EZTinkerError: it could not be restored.
         """
-        await self._arrive(("run", run_id), lambda: self._restore(run_id))
+        while True:
+            await self._arrive(("run", run_id), lambda: self._restore(run_id))
+            if ("run", run_id) in self._arrivals:  # nobody has sent its model away since
+                self.memory.hold_base_of(run_id, job_id)
+                return
+
+    def release(self, job_id: str) -> None:
+        """What a job needed may go."""
+        self.memory.release(job_id)
+
+    async def make_room_for_run(
+        self, base: BaseModelRecord, quantization: Quantization, run_id: str, lora: LoRAConfig
+    ) -> None:
+        """Return when a new run fits beside what is resident.
+
+        Raises:
+            OutOfMemoryError: it never will.
+        """
+        await self.memory.admit_run(key_of(base, quantization), run_id, lora)
 
     async def identity(self, base_model: str) -> tuple[str, str]:
         """Folder and fingerprint of what a name means now.
@@ -111,7 +141,21 @@ class Residents:
     async def evict(self, run_id: str) -> None:
         """The run's state in the worker is not that of the log, or not needed: restore it next time."""
         self._arrivals.pop(("run", run_id), None)
+        self.memory.drop_run(run_id)
         await self._supervisor.tell(CloseRun(run_id))
+
+    async def _unload(self, key: str) -> None:
+        """Send a base model and its runs away; the runs come back from the log when they are needed."""
+        names = [known for known, tenant in self._keys.items() if tenant == key]
+        for run_id in self.memory.drop_base(key):
+            self._arrivals.pop(("run", run_id), None)
+            await self._supervisor.tell(CloseRun(run_id))
+        for base_model, quantization in names:
+            del self._keys[base_model, quantization]
+            self._arrivals.pop(("base", resident_key(base_model, quantization)), None)
+            self.loaded.pop((base_model, quantization), None)
+        if names:
+            await self._supervisor.tell(UnloadBaseModel(*names[0]))
 
     # Arrival --------------------------------------------------------------------------------------
 
@@ -135,24 +179,43 @@ class Residents:
             self._epoch = self._supervisor.epoch
             self._arrivals.clear()
             self.loaded.clear()
+            self._keys.clear()
+            self.memory.forget()
 
-    async def _load_base(self, base_model: str, quantization: Quantization) -> None:
-        record = await self._resolve(base_model)
-        answer = await self._supervisor.request(
-            f"base:{resident_key(base_model, quantization)}",
-            LoadBaseModel(base_model, record.folder, quantization),
-            epoch=self._epoch,
-        )
+    async def _load_base(
+        self, base_model: str, record: BaseModelRecord, quantization: Quantization
+    ) -> None:
+        key, epoch = key_of(record, quantization), self._epoch
+        await self.memory.admit_base(record, quantization)
+        try:
+            answer = await self._supervisor.request(
+                f"base:{resident_key(base_model, quantization)}",
+                LoadBaseModel(base_model, record.folder, quantization),
+                epoch=epoch,
+            )
+        except BaseException:
+            if key not in self._keys.values():
+                self.memory.drop_base(key)
+            raise
         assert isinstance(answer, BaseModelLoaded)
         self.loaded[base_model, quantization] = answer
+        self._keys[base_model, quantization] = key
 
     # Restoring ------------------------------------------------------------------------------------
 
     async def _restore(self, run_id: str) -> None:
+        holder = f"restore:{run_id}"
+        try:
+            await self._restore_on_base(run_id, holder)
+        finally:
+            self.release(holder)
+
+    async def _restore_on_base(self, run_id: str, holder: str) -> None:
         run = await self._database.read(lambda connection: get_run(connection, run_id))
         epoch = self._epoch
         await self._refuse_other_base(run)
-        await self.need_base(run.base_model, run.quantization)
+        base = await self.need_base(run.base_model, run.quantization, job_id=holder)
+        await self.make_room_for_run(base, run.quantization, run_id, run.lora)
         snapshot = await self._newest_valid_snapshot(run_id)
         if snapshot is None and run.from_checkpoint:
             raise StorageError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from eztinker.config import ServerConfig
@@ -15,6 +16,7 @@ from eztinker.engine.actions import Actions
 from eztinker.engine.checkpoint_folders import find_moved
 from eztinker.engine.executors.base import Executor
 from eztinker.engine.loop import ActiveJob, EngineLoop, QueuePlace
+from eztinker.engine.model_shape import ModelShape, read_shape
 from eztinker.engine.recovery import Residents, Resolve
 from eztinker.engine.snapshots import Snapshots
 from eztinker.engine.supervisor import Supervisor
@@ -34,6 +36,7 @@ class RunManager:
         database: Database,
         make_executor: Callable[[], Executor],
         resolve: Resolve,
+        shape_of: Callable[[Path], ModelShape] = read_shape,
     ) -> None:
         self._config = config
         self._database = database
@@ -56,7 +59,8 @@ class RunManager:
             self._supervisor,
             self._snapshots,
             resolve,
-            micro_batch_tokens=config.micro_batch_tokens,
+            config,
+            shape_of,
         )
         actions = Actions(config, database, self._supervisor, self._residents, self._snapshots)
         self._loop = EngineLoop(
@@ -139,7 +143,11 @@ class RunManager:
 
     async def need_base(self, base_model: str) -> None:
         """Load a base model unless it is resident."""
-        await self._residents.need_base(base_model)
+        holder = f"preload:{base_model}"
+        try:
+            await self._residents.need_base(base_model, job_id=holder)
+        finally:
+            self._residents.release(holder)
 
     @property
     def loaded_models(self) -> list[BaseModelLoaded]:

@@ -76,6 +76,14 @@ class LoadBaseModel:
 
 
 @dataclass(frozen=True, slots=True)
+class UnloadBaseModel:
+    """Free a base model under all its names; its runs were closed before. No answer."""
+
+    base_model: str
+    quantization: Quantization = "none"
+
+
+@dataclass(frozen=True, slots=True)
 class OpenRun:
     """Make a run resident: a fresh adapter from its seed, or the state in ``snapshot_folder``.
 
@@ -189,6 +197,7 @@ class Shutdown:
 
 Command = (
     LoadBaseModel
+    | UnloadBaseModel
     | OpenRun
     | CloseRun
     | RunPass
@@ -222,6 +231,7 @@ class WorkerReady:
 
     Attributes:
         loss_functions: names registered by plugins, beyond those of ``types/losses.py``.
+        memory_bytes: of the device, or of the machine as far as this process may use it; 0 if unknown.
     """
 
     epoch: int
@@ -230,6 +240,15 @@ class WorkerReady:
     num_threads: int
     loss_functions: list[str] = dataclass_field(default_factory=list)
     versions: dict[str, str] = dataclass_field(default_factory=dict)
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StartRefused:
+    """The worker cannot start with these settings, now or later; it ends."""
+
+    epoch: int
+    error: ErrorInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,6 +364,7 @@ class Progress:
 
 Event = (
     WorkerReady
+    | StartRefused
     | BaseModelLoaded
     | BaseModelFailed
     | JobDone
@@ -358,14 +378,14 @@ Event = (
 COMMAND_TYPES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
-        WorkerSettings, LoadBaseModel, OpenRun, CloseRun, RunPass, RunOptimStep, WriteState, ReadState,
+        WorkerSettings, LoadBaseModel, UnloadBaseModel, OpenRun, CloseRun, RunPass, RunOptimStep, WriteState, ReadState,
         RunSample, RunEvaluate, CancelJob, Shutdown,
     )
 }  # fmt: skip
 EVENT_TYPES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
-        WorkerReady, BaseModelLoaded, BaseModelFailed, JobDone, JobFailed, StateWritten, StateRead,
+        WorkerReady, StartRefused, BaseModelLoaded, BaseModelFailed, JobDone, JobFailed, StateWritten, StateRead,
         TokensDrawn, Progress,
     )
 }  # fmt: skip

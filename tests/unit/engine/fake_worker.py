@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from eztinker.engine.executors.base import WorkerDied
+from eztinker.engine.model_shape import ModelShape
 from eztinker.types import codec, messages
 from eztinker.types.messages import ErrorInfo, WorkerSettings
 from eztinker.types.operations import (
@@ -43,7 +44,10 @@ class FakeExecutor:
     async def start(self, settings: WorkerSettings) -> None:
         self._epoch = settings.epoch
         self._world.lives.append(self)
-        self._emit(messages.WorkerReady(self._epoch, 1, "cpu", 1))
+        ready = messages.WorkerReady(
+            self._epoch, 1, "cpu", 1, memory_bytes=self._world.memory_bytes
+        )
+        self._emit(ready)
 
     async def send(self, command: messages.Command) -> None:
         cls = type(command)
@@ -88,9 +92,20 @@ class FakeExecutor:
                 self._world.num_loads += 1
                 self._emit(
                     messages.BaseModelLoaded(
-                        self._epoch, command.base_model, "Fake", 1, 64, 100, "float32", "cpu", 4
+                        self._epoch,
+                        command.base_model,
+                        "Fake",
+                        1,
+                        64,
+                        100,
+                        "float32",
+                        "cpu",
+                        4,
+                        command.quantization,
                     )
                 )
+            case messages.UnloadBaseModel():
+                self._world.num_unloads += 1
             case messages.OpenRun():
                 state = {"weight": float(command.seed), "grad": 0.0, "step": 0.0}
                 if command.snapshot_folder:
@@ -168,13 +183,18 @@ class World:
         before: awaited with each command; may raise ``WorkerDied`` or return an ``ErrorInfo``.
         compute_s: what passes claim to have cost.
         drawn: tokens that sampling gives.
+        num_loads, num_unloads: of base models.
+        memory_bytes: what the worker says the machine has; 0 is unknown.
+        shapes: of base models by the name of their folder; others take no memory to speak of.
         num_drawn_in_life: of a streamed job, life by life; fewer than all of them is a death.
     """
 
     def __init__(self) -> None:
         self.lives: list[FakeExecutor] = []
         self.commands: list[messages.Command] = []
-        self.num_loads = 0
+        self.num_loads = self.num_unloads = 0
+        self.memory_bytes = 0
+        self.shapes: dict[str, ModelShape] = {}
         self.compute_s = 0.0
         self.drawn = [1]
         self.num_drawn_in_life: list[int] = []
@@ -182,6 +202,9 @@ class World:
 
     def make_executor(self) -> FakeExecutor:
         return FakeExecutor(self)
+
+    def shape_of(self, folder: Path) -> ModelShape:
+        return self.shapes.get(folder.name, ModelShape(1, 1, 1, 1, 1, 1, 4, 1, 1, 1, 1, 1, 1, 1))
 
     def sent(self, cls: type) -> list[messages.Command]:
         return [command for command in self.commands if isinstance(command, cls)]

@@ -17,7 +17,7 @@ from eztinker.store.database import Database
 from eztinker.types.operations import CreateRun, Operation, OptimStep, Sample, TrainingPass
 from eztinker.types.records import BaseModelRecord, JobRecord, RunRecord
 from eztinker.types.sampling import SamplingParams, WeightsRef
-from eztinker.types.training import AdamParams, Datum, LoRAConfig, LossSpec
+from eztinker.types.training import AdamParams, Datum, LoRAConfig, LossSpec, Quantization
 from tests.unit.engine.fake_worker import World
 
 numbers = itertools.count()
@@ -30,7 +30,9 @@ class Engine:
         self.world = world
         self.config = ServerConfig.model_validate({"state_dir": state_dir, **settings})
         self.database = Database(state_dir)
-        self.manager = RunManager(self.config, self.database, world.make_executor, self._resolve)
+        self.manager = RunManager(
+            self.config, self.database, world.make_executor, self._resolve, world.shape_of
+        )
 
     async def start(self) -> Engine:
         self.database.open()
@@ -50,11 +52,18 @@ class Engine:
         await asyncio.sleep(0)
         self.database.close()
 
-    async def create(self, run_id: str = "run_1", seed: int = 5) -> ActiveJob:
+    async def create(
+        self,
+        run_id: str = "run_1",
+        seed: int = 5,
+        *,
+        base: str = "nano",
+        quantization: Quantization = "none",
+    ) -> ActiveJob:
         lora = LoRAConfig(r=1)
-        run = RunRecord(run_id, "nano", lora, LossSpec(), seed, "none", "creating", time.time())
+        run = RunRecord(run_id, base, lora, LossSpec(), seed, quantization, "creating", time.time())
         await self.database.write(lambda connection: runs.insert_run(connection, run))
-        return await self.submit(CreateRun("nano", lora, seed), run_id)
+        return await self.submit(CreateRun(base, lora, seed, quantization), run_id)
 
     async def submit(
         self, operation: Operation, run_id: str | None = "run_1", *, seq: int | None = None
@@ -73,7 +82,7 @@ class Engine:
 
     @staticmethod
     async def _resolve(name: str) -> BaseModelRecord:
-        return BaseModelRecord(name, "/nowhere", "Fake", 64, 100)
+        return BaseModelRecord(name, f"/nowhere/{name}", "Fake", 64, 100)
 
 
 async def ended(active: ActiveJob) -> JobRecord:

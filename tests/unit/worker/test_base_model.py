@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from eztinker.engine.worker import decoder_base
 from eztinker.types.codec import decode
-from eztinker.types.messages import BaseModelFailed, BaseModelLoaded, LoadBaseModel, OpenRun
+from eztinker.types.messages import (
+    BaseModelFailed,
+    BaseModelLoaded,
+    CloseRun,
+    LoadBaseModel,
+    OpenRun,
+    UnloadBaseModel,
+)
 from eztinker.types.operations import RunCreated, SampleResult
 from eztinker.types.training import LoRAConfig
 from tests.model_factory import write_model
@@ -71,7 +80,7 @@ def test_what_cannot_be_loaded_is_said_clearly(harness, tmp_path, qwen2_folder):
     assert pickled.error.code == "unsupported"
     (tmp_path / "model.safetensors").write_bytes(b"12345678")
     (damaged,) = harness.do(LoadBaseModel("x", str(tmp_path)))
-    assert damaged.error.code == "invalid_request"
+    assert damaged.error.code == "model_unreadable"
 
 
 def test_an_architecture_that_computes_otherwise_is_refused(harness, tmp_path, monkeypatch):
@@ -100,3 +109,18 @@ def test_an_unloaded_base_model_is_named(harness):
     event = harness.failure(OpenRun("o", "h", "nothere", LoRAConfig(), 1))
     assert event.error.code == "not_found"
     assert "nothere" in event.error.message
+
+
+def test_an_unloaded_model_is_gone_with_its_runs_and_comes_back(harness, qwen2_folder):
+    harness.do(LoadBaseModel("alias", str(qwen2_folder)))
+    harness.open_run()
+    decoder = weakref.ref(harness.worker._residents.base_models["m"].decoder)
+    first = harness.sample([5, 6, 7], run_id=None, seed=1, max_tokens=5).sequences[0]
+    harness.do(CloseRun("r"), UnloadBaseModel("alias"))
+    assert harness.worker._residents.base_models == {}
+    assert decoder() is None  # nothing else holds its memory
+    failed = harness.failure(harness.sample_command([5, 6, 7], run_id=None, max_tokens=5))
+    assert failed.error.code == "not_found"
+    harness.do(LoadBaseModel("m", str(qwen2_folder)))
+    again = harness.sample([5, 6, 7], run_id=None, seed=1, max_tokens=5).sequences[0]
+    assert again.logprobs == first.logprobs

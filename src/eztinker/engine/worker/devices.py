@@ -16,6 +16,10 @@ import torch
 from eztinker.errors import InvalidRequestError
 
 _CACHE_SHARE = 0.25
+_CONTROL_GROUPS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 _FALLBACK_MEMORY_BYTES = 4 * 1024**3
 
 
@@ -73,6 +77,19 @@ def free_memory_bytes(device: torch.device) -> int:
         return _FALLBACK_MEMORY_BYTES
     fields = dict(line.split(":", 1) for line in lines)
     return int(fields["MemAvailable"].split()[0]) * 1024
+
+
+def total_memory_bytes(device: torch.device) -> int:
+    """Memory of a device; of the machine within the bound of this process's control group. 0: unknown."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    bounds = []
+    with contextlib.suppress(OSError, ValueError):
+        bounds.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for path in _CONTROL_GROUPS:
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number
+            bounds.append(int(path.read_text()))
+    return min(bounds, default=0)
 
 
 def default_cache_tokens(device: torch.device, bytes_per_token: int) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from eztinker.engine.worker.base_model import BaseModel, load_base_model
 from eztinker.engine.worker.batch import SampleRequest
+from eztinker.engine.worker.devices import give_back_freed_memory
 from eztinker.engine.worker.evaluation import check_items, score
 from eztinker.engine.worker.residents import Residents
 from eztinker.engine.worker.run_state import new_run, optim_step
@@ -33,6 +34,7 @@ from eztinker.types.messages import (
     RunOptimStep,
     StateRead,
     StateWritten,
+    UnloadBaseModel,
     WriteState,
 )
 from eztinker.types.operations import EvaluationItem, RunCreated, Sample
@@ -58,6 +60,14 @@ def run_load_base_model(residents: Residents, command: LoadBaseModel) -> Job:
         size_bytes=decoder.size_bytes,
         quantization=base.quantization,
     )
+    yield
+
+
+def unload_base_model(residents: Residents, command: UnloadBaseModel) -> Job:
+    """Forget a base model and give its memory back."""
+    residents.drop_base_model(command.base_model, command.quantization)
+    give_back_freed_memory(residents.device)
+    return None
     yield
 
 

@@ -35,11 +35,13 @@ from eztinker.types.messages import (
     RunEvaluate,
     RunOptimStep,
     RunPass,
+    UnloadBaseModel,
     WriteState,
 )
 
 _HANDLERS: dict[type, Callable[..., jobs.Job]] = {
     LoadBaseModel: jobs.run_load_base_model,
+    UnloadBaseModel: jobs.unload_base_model,
     OpenRun: jobs.open_run,
     CloseRun: jobs.close_run,
     RunOptimStep: jobs.run_optim_step,

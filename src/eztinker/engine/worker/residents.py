@@ -75,6 +75,19 @@ class Residents:
             None,
         )
 
+    def drop_base_model(self, name: str, quantization: Quantization) -> None:
+        """Forget a base model under all its names, with its runs and the adapters read for it."""
+        known = self.base_models.get(resident_key(name, quantization))
+        if known is None:
+            return
+        keys = {k for k, base in self.base_models.items() if base.decoder is known.decoder}
+        for key in keys:
+            del self.base_models[key], self.samplers[key]
+        for run_id in [i for i, run in self.runs.items() if run.base.decoder is known.decoder]:
+            del self.runs[run_id]
+        for place in [place for place in self._checkpoints if place[0] in keys]:
+            del self._checkpoints[place]
+
     def put_last(self, sampler: Sampler) -> None:
         """Move a sampler, under all its names, behind the others."""
         for name in [name for name, known in self.samplers.items() if known is sampler]:

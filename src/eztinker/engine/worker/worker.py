@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 
 from eztinker.engine.worker.background_writes import BackgroundWrites
-from eztinker.engine.worker.devices import choose_device, set_num_threads
+from eztinker.engine.worker.devices import choose_device, set_num_threads, total_memory_bytes
 from eztinker.engine.worker.failures import Heartbeat
 from eztinker.engine.worker.ordered_work import OrderedWork
 from eztinker.engine.worker.outbox import Outbox
@@ -89,6 +89,7 @@ class Worker:
                 num_threads=self._num_threads,
                 loss_functions=sorted(set(list_loss_functions()) - set(BUILT_IN)),
                 versions=versions,
+                memory_bytes=total_memory_bytes(self._residents.device),
             )
         )
 

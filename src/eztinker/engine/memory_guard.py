@@ -1,0 +1,206 @@
+"""Lets base models, runs and passes into the worker's memory only if they fit, and sends idle models away.
+
+Predicts with ``memory_model.py``, keeps the books in ``residency.py``. A model that fits once others have left
+waits for them to become idle; one that never fits is refused with the sum. Knows no log and no queue. Called
+by ``recovery.py`` and ``actions.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from eztinker.config import ServerConfig
+from eztinker.engine.memory_model import (
+    UNBOUNDED,
+    DType,
+    activation_bytes_per_token,
+    compute_dtype,
+    loading_bytes,
+    room_for_models,
+    run_bytes,
+    training_bytes,
+    weights_bytes,
+)
+from eztinker.engine.model_shape import ModelShape, read_shape
+from eztinker.engine.residency import Residency, gigabytes
+from eztinker.engine.supervisor import Supervisor
+from eztinker.errors import OutOfMemoryError
+from eztinker.types.records import BaseModelRecord
+from eztinker.types.training import LoRAConfig, Quantization, resident_key
+
+log = logging.getLogger(__name__)
+
+
+def key_of(base: BaseModelRecord, quantization: Quantization) -> str:
+    """What the books call a model: its folder, whatever its names, and how it is held."""
+    return resident_key(base.folder, quantization)
+
+
+@dataclass(frozen=True, slots=True)
+class _Guest:
+    """A resident run."""
+
+    key: str
+    lora: LoRAConfig
+
+
+class MemoryGuard:
+    """The memory of one worker after another.
+
+    Args:
+        config: of the server.
+        supervisor: its worker says how much memory there is.
+        unload: sends a model and its runs away, by key.
+        shape_of: the shape of the model in a folder.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        supervisor: Supervisor,
+        unload: Callable[[str], Awaitable[None]],
+        shape_of: Callable[[Path], ModelShape] = read_shape,
+    ) -> None:
+        self._config = config
+        self._supervisor = supervisor
+        self._unload = unload
+        self._shape_of = shape_of
+        self._residency = Residency()
+        self._freed = asyncio.Event()
+        self._shapes: dict[str, ModelShape] = {}
+        self._guests: dict[str, _Guest] = {}
+
+    def forget(self) -> None:
+        """Another worker has begun, with nothing in memory."""
+        self._residency.clear()
+        self._guests.clear()
+        self._freed.set()
+
+    def hold(self, key: str, job_id: str) -> None:
+        """A job needs this model until ``release``."""
+        self._residency.hold(key, job_id)
+
+    def release(self, job_id: str) -> None:
+        """The job needs nothing more."""
+        self._residency.release(job_id)
+        self._freed.set()
+
+    async def admit_base(self, base: BaseModelRecord, quantization: Quantization) -> None:
+        """Return when there is room for a base model; the room is taken then.
+
+        Raises:
+            OutOfMemoryError: there never will be.
+            InvalidRequestError: its files are damaged.
+        """
+        key, label = key_of(base, quantization), _label(base.name, quantization)
+        is_pinned = quantization == "none" and base.name in self._config.models
+        if key not in self._residency.tenants:
+            shape = self._shapes[key] = await asyncio.to_thread(self._shape_of, Path(base.folder))
+            dtype = self._dtype(shape)
+            weights = weights_bytes(shape, quantization, dtype)
+            needed = weights + loading_bytes(shape, quantization, dtype)
+            what = f"Base model {label} ({dtype}, {shape.num_parameters / 1e6:.0f} M parameters)"
+            await self._make_room(key, needed, what)
+            self._residency.enter(key, label, weights, is_pinned=is_pinned)
+        else:
+            self._residency.enter(key, label, 0, is_pinned=is_pinned)
+
+    def drop_base(self, key: str) -> list[str]:
+        """A base model has left, or did not come: the runs that leave with it."""
+        if key not in self._residency.tenants:
+            return []
+        gone = list(self._residency.leave(key).run_bytes)
+        for run_id in gone:
+            self._guests.pop(run_id, None)
+        self._freed.set()
+        return gone
+
+    async def admit_run(self, key: str, run_id: str, lora: LoRAConfig) -> None:
+        """Return when there is room for a run on a resident model; the room is taken then.
+
+        Raises:
+            OutOfMemoryError: there never will be.
+        """
+        shape = self._shapes[key]
+        needed = run_bytes(shape, lora.r, self._dtype(shape))
+        await self._make_room(key, needed, f"A run of rank {lora.r}")
+        self._residency.add_run(key, run_id, needed)
+        self._guests[run_id] = _Guest(key, lora)
+
+    def drop_run(self, run_id: str) -> None:
+        """A run has left."""
+        self._residency.remove_run(run_id)
+        self._guests.pop(run_id, None)
+        self._freed.set()
+
+    def hold_base_of(self, run_id: str, job_id: str) -> None:
+        """A job needs the model under a resident run."""
+        if run_id in self._guests:
+            self.hold(self._guests[run_id].key, job_id)
+
+    def pass_tokens(self, run_id: str, longest: int) -> int:
+        """Most tokens in one micro-batch of a run, by memory.
+
+        Args:
+            longest: tokens that must stay together: a datum, or a group that its loss compares.
+
+        Raises:
+            OutOfMemoryError: not even those fit, with layers recomputed in the backward pass.
+        """
+        guest = self._guests.get(run_id)
+        room = self._room_bytes() - self._residency.taken_bytes
+        if guest is None or room > UNBOUNDED // 2:
+            return UNBOUNDED
+        shape, rank = self._shapes[guest.key], guest.lora.r
+        dtype, dropout = self._dtype(shape), guest.lora.lora_dropout > 0
+        least = training_bytes(
+            shape, rank, dtype, num_tokens=longest, dropout=dropout, checkpointing=True
+        )
+        if least > room:
+            raise OutOfMemoryError(
+                f"A datum of {longest} tokens needs {gigabytes(least)} in training, and beside models and "
+                f"runs {gigabytes(room)} of the memory budget are left. Use shorter data, quantization nf4 "
+                "or a smaller rank, or raise --memory-budget.",
+                field="data",
+                details={"needed_bytes": least, "room_bytes": room},
+            )
+        per_token = activation_bytes_per_token(shape, rank, dtype, dropout=dropout)
+        fixed = training_bytes(shape, rank, dtype, num_tokens=1, dropout=dropout)
+        return max(longest, (room - fixed) // per_token)
+
+    async def _make_room(self, key: str, needed: int, what: str) -> None:
+        while True:
+            room = self._room_bytes()
+            victims = self._residency.make_room(key, needed, room, what=what)
+            if victims is None:
+                log.info("%s waits for memory: every other model is in use.", what)
+                self._freed.clear()
+                await self._freed.wait()
+            elif victims:
+                for victim in victims:
+                    label = self._residency.tenants[victim].label
+                    log.info("%s makes room for: %s", label, what)
+                    await self._unload(victim)
+            else:
+                return
+
+    def _room_bytes(self) -> int:
+        facts = self._supervisor.facts
+        if facts is None:
+            return UNBOUNDED
+        return room_for_models(
+            facts.memory_bytes, self._config.memory_budget_gb, facts.device.partition(":")[0]
+        )
+
+    def _dtype(self, shape: ModelShape) -> DType:
+        facts = self._supervisor.facts
+        device_type = facts.device.partition(":")[0] if facts else "cpu"
+        return compute_dtype(self._config.dtype, device_type, shape.num_parameters)
+
+
+def _label(name: str, quantization: Quantization) -> str:
+    return f"'{name}'" if quantization == "none" else f"'{name}' in {quantization}"

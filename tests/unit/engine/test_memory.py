@@ -1,0 +1,204 @@
+"""Base models come and go within the budget: who stays, who leaves, what is refused, what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from eztinker.engine.memory_model import (
+    ENGINE_BYTES,
+    UNBOUNDED,
+    compute_dtype,
+    estimate,
+    room_for_models,
+    weights_bytes,
+)
+from eztinker.engine.model_shape import ModelShape
+from eztinker.engine.residency import Residency
+from eztinker.errors import OutOfMemoryError
+from eztinker.types import messages
+from eztinker.types.operations import Sample
+from eztinker.types.sampling import SamplingParams, WeightsRef
+from tests.unit.engine.harness import Engine, a_pass, a_step, ended
+
+GB = 10**9
+SHAPE = ModelShape(
+    num_linear=900_000_000, num_other=100_000_000, largest_linear=1, lora_width=1000,
+    num_linear_outputs=500, num_linear_layers=7, stored_item_bytes=4, hidden=64, inner=128,
+    num_layers=2, num_heads=4, num_kv_heads=2, head_size=16, vocab_size=100,
+)  # fmt: skip
+"""4 GB in float32."""
+
+
+def a_sample_of(base: str) -> Sample:
+    return Sample(WeightsRef(base), np.array([1, 2], np.int32), SamplingParams())
+
+
+@pytest.fixture
+async def engine(tmp_path, world):
+    """Room for two models of 4 GB."""
+    world.shapes = dict.fromkeys(("teacher", "judge", "student"), SHAPE)
+    engine = Engine(tmp_path, world, memory_budget_gb=9.5, dtype="float32", models=["nano"])
+    await engine.start()
+    yield engine
+    await engine.stop()
+
+
+async def sample(engine, base):
+    return await ended(await engine.submit(a_sample_of(base), None))
+
+
+def loads(world):
+    return [command.base_model for command in world.sent(messages.LoadBaseModel)]
+
+
+def unloads(world):
+    return [command.base_model for command in world.sent(messages.UnloadBaseModel)]
+
+
+async def test_the_model_used_longest_ago_leaves_for_another(engine, world):
+    for base in ("teacher", "judge", "teacher", "student"):
+        assert (await sample(engine, base)).status == "completed"
+    assert unloads(world) == ["judge"]
+    assert loads(world) == ["teacher", "judge", "student"]
+    assert (await sample(engine, "judge")).status == "completed"
+    assert unloads(world) == ["judge", "teacher"]
+    assert [m.base_model for m in engine.manager.loaded_models] == ["student", "judge"]
+
+
+async def test_everyone_who_asks_for_a_model_shares_its_one_copy(engine, world):
+    await asyncio.gather(*(sample(engine, "teacher") for _ in range(5)))
+    assert loads(world) == ["teacher"]
+
+
+async def test_a_pinned_model_stays(engine, world):
+    await engine.manager.need_base("nano")
+    for base in ("teacher", "judge", "student"):
+        await sample(engine, base)
+    assert unloads(world) == ["teacher"]
+
+
+async def test_a_run_comes_back_from_the_log_when_its_model_had_to_leave(engine, world):
+    await ended(await engine.create(base="student"))
+    await engine.do(a_pass(1, 2))
+    before = await engine.do(a_step())
+    await sample(engine, "teacher")
+    await sample(engine, "judge")
+    assert unloads(world) == ["student"]
+    assert [command.run_id for command in world.sent(messages.CloseRun)] == ["run_1"]
+    record = await engine.do(a_pass(3))
+    assert record.status == "completed"
+    assert record.result.loss == (5 + 3 * 0.5) * 3 + 3  # the step is there
+    assert before.result.step == 1
+    assert engine.manager.health()["replay_differences"] == 0
+
+
+async def test_a_model_in_use_is_waited_for_and_not_taken_away(engine, world):
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def hold_up(command):
+        if isinstance(command, messages.RunSample) and not may_end.is_set():
+            begun.set()
+            await may_end.wait()
+
+    world.before = hold_up
+    busy = [await engine.submit(a_sample_of(base), None) for base in ("teacher", "judge")]
+    await begun.wait()
+    late = await engine.submit(a_sample_of("student"), None)
+    await asyncio.sleep(0.05)
+    assert unloads(world) == []
+    assert not late.ended.is_set()
+    may_end.set()
+    for active in (*busy, late):
+        assert (await ended(active)).status == "completed"
+    assert len(unloads(world)) == 1
+
+
+async def test_what_never_fits_is_refused_with_the_sum_and_changes_nothing(engine, world):
+    world.shapes["huge"] = replace(SHAPE, num_linear=4 * SHAPE.num_linear)
+    await sample(engine, "teacher")
+    record = await sample(engine, "huge")
+    assert (record.status, record.error.code) == ("failed", "out_of_memory")
+    assert "14.80 GB" in record.error.message
+    assert "'teacher' 4.00 GB" in record.error.message
+    assert "--memory-budget" in record.error.message
+    assert loads(world) == ["teacher"]
+    assert unloads(world) == []
+
+
+async def test_a_quantised_copy_counts_by_itself(engine, world):
+    world.shapes["huge"] = replace(SHAPE, num_linear=4 * SHAPE.num_linear)
+    await ended(await engine.create("q", base="huge", quantization="nf4"))
+    assert world.sent(messages.LoadBaseModel)[-1].quantization == "nf4"
+    assert [m.quantization for m in engine.manager.loaded_models] == ["nf4"]
+
+
+async def test_micro_batches_shrink_with_the_memory_that_is_left(tmp_path, world):
+    wide = replace(SHAPE, num_linear=1, num_other=1, hidden=4096, inner=16384, num_layers=32)
+    world.shapes = {"wide": wide}
+    engine = Engine(tmp_path, world, memory_budget_gb=4.0, dtype="float32")
+    await engine.start()
+    try:
+        await ended(await engine.create(base="wide"))
+        operation = a_pass(*[1] * 100)
+        await engine.do(replace(operation, data=operation.data * 4))
+        (command,) = world.sent(messages.RunPass)
+        assert [len(batch) for batch in command.plan.micro_batches] == [2, 2]
+        record = await engine.do(a_pass(*[1] * 5000))
+        assert (record.status, record.error.code) == ("failed", "out_of_memory")
+        assert "5000 tokens" in record.error.message
+    finally:
+        await engine.stop()
+
+
+# The books alone ----------------------------------------------------------------------------------
+
+
+def test_room_that_only_busy_tenants_could_give_is_waited_for():
+    residency = Residency()
+    residency.enter("a", "'a'", 6, is_pinned=False)
+    residency.hold("a", "job")
+    assert residency.make_room("b", 5, 10, what="b") is None
+    residency.release("job")
+    assert residency.make_room("b", 5, 10, what="b") == ["a"]
+
+
+def test_runs_count_and_leave_with_their_model():
+    residency = Residency()
+    residency.enter("a", "'a'", 6, is_pinned=False)
+    residency.add_run("a", "r", 3)
+    assert residency.taken_bytes == 9
+    assert residency.make_room("a", 1, 10, what="a run") == []
+    with pytest.raises(OutOfMemoryError):
+        residency.make_room("a", 2, 10, what="a run")
+    residency.remove_run("r")
+    assert residency.leave("a").total_bytes == 6
+
+
+def test_the_type_is_chosen_by_size_and_device():
+    assert compute_dtype("auto", "cpu", 299_999_999) == "float32"
+    assert compute_dtype("auto", "cpu", 300_000_000) == "bfloat16"
+    assert compute_dtype("auto", "cuda", 1) == "bfloat16"
+    assert compute_dtype("float32", "cuda", 1) == "float32"
+
+
+def test_room_is_a_share_of_the_memory_or_what_the_setting_says():
+    assert room_for_models(10 * GB, 0, "cpu") == 8 * GB - ENGINE_BYTES
+    assert room_for_models(10 * GB, 3.0, "cpu") == 3 * GB - ENGINE_BYTES
+    assert room_for_models(0, 0, "cpu") == UNBOUNDED
+
+
+def test_an_estimate_adds_up():
+    found = estimate(
+        SHAPE, quantization="nf4", dtype="bfloat16", rank=4, batch=8, seq_len=100, num_samples=2
+    )
+    assert found.weights == weights_bytes(SHAPE, "nf4", "bfloat16")
+    assert 0.51 * 0.9 * GB + 0.2 * GB < found.weights < 0.52 * 0.9 * GB + 0.2 * GB
+    assert found.micro_batch_tokens == 800
+    assert found.resident == found.engine + found.weights + found.run
+    assert found.peak >= found.resident + found.training + found.sampling
+    long = estimate(SHAPE, quantization="none", dtype="float32", rank=4, batch=8, seq_len=3000)
+    assert long.micro_batch_tokens == 3000

@@ -1,6 +1,6 @@
 """The engine without server and client: training passes and decoding, per decoder and against its peers.
 
-``python -m benchmarks.engine [--out FILE] [--rounds N]``. One thread, float32, the built-in base model,
+``python -m benchmarks.engine [--json] [--out FILE] [--rounds N]``. One thread, float32, the built-in base model,
 LoRA r=8 on all linear layers. Three ways take turns in every round: ``lean`` (our decoder),
 ``transformers_modules`` (the engine on transformers' modules) and ``peer`` (PEFT with a padded batch and
 full logits, or ``generate``). Figures are medians of wall and CPU time; on a shared machine the CPU time
@@ -69,7 +69,7 @@ def main() -> None:
     }
     for rows in (1, 32):
         figures[f"decode_step_{rows}_rows"] = _decoding(engines, peer, rows, rounds)
-    machine.report("engine", figures, arguments.out)
+    machine.report("engine", figures, arguments)
 
 
 def _training(

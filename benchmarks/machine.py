@@ -1,7 +1,7 @@
 """What every benchmark shares: facts about the machine, percentiles, and where the JSON goes.
 
-Knows nothing of what is measured. Called by the benchmarks beside it. Figures go to stdout as one
-JSON object (and into ``--out FILE``), notes to stderr.
+Knows nothing of what is measured. Called by the benchmarks beside it. Figures go to stdout, for people or
+with ``--json`` as one JSON object (and into ``--out FILE``), notes to stderr.
 """
 
 from __future__ import annotations
@@ -46,17 +46,35 @@ def percentiles_ms(seconds: Sequence[float]) -> dict[str, Any]:
 def parser(description: str | None) -> argparse.ArgumentParser:
     """Options that every benchmark has."""
     options = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    options.add_argument("--json", action="store_true", help="print one JSON object")
     options.add_argument("--out", type=Path, help="also write the JSON into this file")
     return options
 
 
-def report(name: str, figures: dict[str, Any], out: Path | None) -> None:
-    """Print one JSON object with the figures and the machine's facts."""
+def report(name: str, figures: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """Print the figures, with ``--json`` as one JSON object with the machine's facts.
+
+    Args:
+        name: of the benchmark.
+        figures: what was measured.
+        arguments: as ``parser`` reads them.
+    """
     text = json.dumps({"benchmark": name, "machine": facts(), "figures": figures}, indent=2)
-    print(text)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text + "\n", encoding="utf-8")
+    print(text if arguments.json else "\n".join(_lines(figures)))
+    if arguments.out is not None:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(text + "\n", encoding="utf-8")
+
+
+def _lines(figures: dict[str, Any], depth: int = 0) -> list[str]:
+    lines = []
+    for name, value in figures.items():
+        indent = "  " * depth
+        if isinstance(value, dict):
+            lines += [f"{indent}{name}", *_lines(value, depth + 1)]
+        else:
+            lines.append(f"{indent}{name}: {value}")
+    return lines
 
 
 def note(text: str) -> None:

@@ -1,6 +1,6 @@
 """What the service adds to the computation: start-up, ``/health`` under load, a smallest round trip.
 
-``python -m benchmarks.native_api [--out FILE]``. Starts a real server as a process of its own over a
+``python -m benchmarks.native_api [--json] [--out FILE]``. Starts a real server as a process of its own over a
 tiny random Qwen2 model that it makes itself, so that the figures are those of the service and not of a
 model. Needs no network.
 """
@@ -8,23 +8,22 @@ model. Needs no network.
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from benchmarks import machine
+from benchmarks.running_server import START_TIMEOUT_S, running, until
 from eztinker import EZTinkerClient
 
 MODEL = "benchmark"
-START_TIMEOUT_S = 120.0
 NUM_ROUND_TRIPS = 200
 NUM_HEALTH = 500
 NUM_IMPORTS = 5
@@ -56,15 +55,15 @@ def main() -> None:
         }
         machine.note("starting a server …")
         started_s = time.perf_counter()
-        with _server(folder) as url, EZTinkerClient(url) as client:
+        with running(folder, {MODEL: folder / "model"}) as url, EZTinkerClient(url) as client:
             figures["server_ready_s"] = _since(started_s)
-            _until(lambda: client.health().get("engine") == "ready")
+            until(lambda: client.health().get("engine") == "ready")
             figures["engine_ready_s"] = _since(started_s)
             figures |= _measure(client, url)
         for name in ("server", "engine"):
             beyond_s = figures[f"{name}_ready_s"] - figures["import_torch_s"]
             figures[f"{name}_ready_minus_torch_s"] = round(beyond_s, 3)
-    machine.report("native_api", figures, arguments.out)
+    machine.report("native_api", figures, arguments)
 
 
 def _measure(client: EZTinkerClient, url: str) -> dict[str, Any]:
@@ -75,7 +74,7 @@ def _measure(client: EZTinkerClient, url: str) -> dict[str, Any]:
         idle_s = _health(http, at_least_s=0.0)
         machine.note("/health while a run trains …")
         with _training(url) as passes_s:
-            _until(lambda: len(passes_s) > 0)
+            until(lambda: len(passes_s) > 0)
             busy_s = _health(http, at_least_s=3.0)
     return {
         "one_token_forward_backward": machine.percentiles_ms(round_trips_s),
@@ -133,32 +132,6 @@ def _training(url: str) -> Iterator[list[float]]:
         thread.join(timeout=START_TIMEOUT_S)
 
 
-@contextlib.contextmanager
-def _server(folder: Path) -> Iterator[str]:
-    """A server that ends with the pipe at its stdin; yields its URL."""
-    ready = folder / "ready"
-    command = [sys.executable, "-m", "eztinker", "server", "--port", "0", "--exit-with-parent"]
-    command += ["--ready-file", str(ready), "--state-dir", str(folder / "state")]
-    command += ["--alias", f"{MODEL}={folder / 'model'}", "--model", MODEL]
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        )
-        try:
-            _until(lambda: ready.exists() or process.poll() is not None)
-            if not ready.exists():
-                raise SystemExit((folder / "server.log").read_text(errors="replace"))
-            yield ready.read_text().strip()
-        finally:
-            assert process.stdin is not None
-            process.stdin.close()
-            process.wait(timeout=30)
-
-
 def _import_s(statement: str) -> float:
     """Least seconds of an import in a fresh interpreter, of a few tries."""
     program = (
@@ -168,14 +141,6 @@ def _import_s(statement: str) -> float:
     command = [sys.executable, "-c", program]
     tries = range(NUM_IMPORTS)
     return round(min(float(subprocess.check_output(command)) for _ in tries), 4)
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    deadline_s = time.perf_counter() + START_TIMEOUT_S
-    while not condition():
-        if time.perf_counter() > deadline_s:
-            raise SystemExit(f"The server was not ready within {START_TIMEOUT_S:.0f} s.")
-        time.sleep(0.005)
 
 
 def _since(started_s: float) -> float:

@@ -1,6 +1,6 @@
 """How long an accepted request takes to be durable: append and finish, alone and in company.
 
-``python -m benchmarks.store [--out FILE] [--dir FOLDER]``. The folder should lie on the disk that a
+``python -m benchmarks.store [--json] [--out FILE] [--dir FOLDER]``. The folder should lie on the disk that a
 state folder would lie on; a temporary folder below the working directory is the default.
 """
 
@@ -46,7 +46,7 @@ def main() -> None:
                 figures[durability] = asyncio.run(_measure(database))
             finally:
                 database.close()
-    machine.report("store", figures, arguments.out)
+    machine.report("store", figures, arguments)
 
 
 async def _measure(database: Database) -> dict[str, Any]:

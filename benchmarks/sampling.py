@@ -1,0 +1,234 @@
+"""Sampling through a running server and the client, against ``generate`` of transformers, by turns.
+
+``python -m benchmarks.sampling [--json] [--out FILE] [--rounds N] [--only WORK ...]``. Two random models
+(``benchmarks/shapes.py``): S in float32, L in bfloat16. In every round each way does the same piece of
+work, with prompts of its own, so that nothing can be reused from the round before; while one works the
+others are idle. Figures are medians of wall time and how many times longer the peer takes.
+
+vLLM is not measured: its package for CPUs is not on the package index, and the one that is there needs
+CUDA.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads
+
+import asyncio
+import importlib.util
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM
+
+from benchmarks import machine, shapes
+from benchmarks.running_server import running, until
+from eztinker import AsyncEZTinkerClient, EZTinkerClient
+from eztinker.engine.worker.devices import num_physical_cores
+
+NUM_ARRIVALS, ARRIVAL_S, STATIC_BATCH = 48, 0.02, 16
+SHORT_ANSWER, LONG_ANSWER = 8, 40
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request: prompt, tokens to generate, samples, seconds after the start when it arrives."""
+
+    prompt_T: np.ndarray
+    num_new: int
+    num_samples: int = 1
+    arrives_s: float = 0.0
+
+
+Work = Callable[[int], list[Ask]]
+"""Round -> requests."""
+
+
+def main() -> None:
+    """Measure every piece of work in turns and report."""
+    options = machine.parser(__doc__)
+    options.add_argument("--rounds", type=int, default=5, help="of each piece of work")
+    options.add_argument("--only", nargs="+", choices=sorted(WORKS), default=sorted(WORKS))
+    arguments = options.parse_args()
+    torch.set_num_threads(num_physical_cores())
+    figures: dict[str, Any] = {
+        "vllm": "installed, not measured" if importlib.util.find_spec("vllm") else "not installed"
+    }
+    with tempfile.TemporaryDirectory(prefix="eztinker-benchmark-") as temporary:
+        for shape, dtype in (("S", torch.float32), ("L", torch.bfloat16)):
+            names = [name for name in arguments.only if WORKS[name][0] == shape]
+            if names:
+                folder = Path(temporary) / shape
+                machine.note(f"making the model {shape} …")
+                shapes.write(folder / "model", shape, dtype)
+                figures |= _measure(folder, names, arguments.rounds)
+    machine.report("sampling", figures, arguments)
+
+
+def _measure(folder: Path, names: list[str], rounds: int) -> dict[str, Any]:
+    peer = Peer(folder / "model")
+    figures: dict[str, Any] = {}
+    with running(folder, {"m": folder / "model"}) as url:
+        with EZTinkerClient(url) as client:
+            until(lambda: client.health().get("engine") == "ready")
+        for name in names:
+            machine.note(f"{name} …")
+            _, work = WORKS[name]
+            if work is None:
+                figures[name] = _decode_step(url, folder / "model", rounds)
+            else:
+                figures[name] = _in_turns(url, peer, work, rounds)
+    return figures
+
+
+def _in_turns(url: str, peer: Peer, work: Work, rounds: int) -> dict[str, Any]:
+    ours_s, peers_s = [], []
+    for number in range(rounds + 1):
+        asks = work(number)
+        ours, theirs = _timed(_sample, url, asks), _timed(peer.generate, asks)
+        if number:  # the first round warms up
+            ours_s.append(ours)
+            peers_s.append(theirs)
+    ratios = np.array(peers_s) / np.array(ours_s)
+    return {
+        "ours_s": round(float(np.median(ours_s)), 3),
+        "generate_s": round(float(np.median(peers_s)), 3),
+        "ratio": round(float(np.median(ratios)), 2),
+        "ratio_range": [round(float(ratios.min()), 2), round(float(ratios.max()), 2)],
+    }
+
+
+def _decode_step(url: str, model: Path, rounds: int) -> dict[str, Any]:
+    """One step of one stream, from answers of two lengths; and the time to read the weights once."""
+    steps_s, reads_s = [], []
+    num_bytes = (model / "model.safetensors").stat().st_size
+    block = torch.ones(num_bytes // 4)
+    for number in range(rounds + 1):
+        prompt_T = _tokens(("step", number), 16, 150_000)
+        short, long = (
+            _timed(_sample, url, [Ask(prompt_T, num_new)])
+            for num_new in (SHORT_ANSWER, LONG_ANSWER)
+        )
+        reads_s.append(min(_timed(block.sum) for _ in range(3)))
+        if number:
+            steps_s.append((long - short) / (LONG_ANSWER - SHORT_ANSWER))
+    step_s, read_s = float(np.median(steps_s)), float(np.median(reads_s))
+    return {
+        "step_ms": round(1e3 * step_s, 1),
+        "floor_ms": round(1e3 * read_s, 1),
+        "gigabytes_per_s": round(num_bytes / read_s / 1e9, 1),
+        "times_the_floor": round(step_s / read_s, 2),
+    }
+
+
+def _sample(url: str, asks: list[Ask]) -> None:
+    asyncio.run(_sample_all(url, asks))
+
+
+async def _sample_all(url: str, asks: list[Ask]) -> None:
+    started_s = time.perf_counter()
+
+    async def one(client: AsyncEZTinkerClient, number: int, ask: Ask) -> None:
+        await asyncio.sleep(max(0.0, ask.arrives_s - (time.perf_counter() - started_s)))
+        answers = await client.sample(
+            ask.prompt_T.tolist(),
+            ask.num_new,
+            top_k=0,
+            num_samples=ask.num_samples,
+            seed=number,
+        )
+        if len(answers) != ask.num_samples:
+            raise RuntimeError(f"{len(answers)} answers instead of {ask.num_samples}.")
+
+    async with AsyncEZTinkerClient(url) as client:
+        await asyncio.gather(*(one(client, i, ask) for i, ask in enumerate(asks)))
+
+
+class Peer:
+    """``generate`` of transformers, as its users write it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+
+    def generate(self, asks: list[Ask]) -> None:
+        """Batches in the order of arrival, padded on the left, each as long as its longest answer."""
+        started_s = time.perf_counter()
+        per_batch = STATIC_BATCH if asks[-1].arrives_s else len(asks)
+        for start in range(0, len(asks), per_batch):
+            batch = asks[start : start + per_batch]
+            time.sleep(max(0.0, batch[-1].arrives_s - (time.perf_counter() - started_s)))
+            self._generate(batch)
+
+    @torch.no_grad()
+    def _generate(self, batch: list[Ask]) -> None:
+        width, num_new = max(len(a.prompt_T) for a in batch), max(a.num_new for a in batch)
+        ids_BT = torch.zeros(len(batch), width, dtype=torch.int64)
+        mask_BT = torch.zeros_like(ids_BT)
+        for row, ask in enumerate(batch):
+            ids_BT[row, width - len(ask.prompt_T) :] = torch.from_numpy(ask.prompt_T)
+            mask_BT[row, width - len(ask.prompt_T) :] = 1
+        self._model.generate(
+            input_ids=ids_BT,
+            attention_mask=mask_BT,
+            do_sample=True,
+            top_k=0,
+            max_new_tokens=num_new,
+            min_new_tokens=num_new,
+            num_return_sequences=batch[0].num_samples,
+            pad_token_id=0,
+        )
+
+
+def _timed(act: Callable[..., object], *arguments: object) -> float:
+    started_s = time.perf_counter()
+    act(*arguments)
+    return time.perf_counter() - started_s
+
+
+def _tokens(seed: tuple[Any, ...], length: int, vocab_size: int = 2048) -> np.ndarray:
+    numbers = [sum(map(ord, part)) if isinstance(part, str) else part for part in seed]
+    return np.random.default_rng(numbers).integers(0, vocab_size, length)
+
+
+def _equal(num_prompts: int, num_prompt: int, num_new: int, num_samples: int = 1) -> Work:
+    """Prompts of one length, all at once."""
+
+    def asks(number: int) -> list[Ask]:
+        shape = (num_prompts, num_prompt, num_samples)
+        return [
+            Ask(_tokens((*shape, number, i), num_prompt), num_new, num_samples)
+            for i in range(num_prompts)
+        ]
+
+    return asks
+
+
+def _mixed(number: int) -> list[Ask]:
+    """Prompts and answers of 16 to 256 tokens, one after another."""
+    rng = np.random.default_rng(number)
+    lengths = rng.integers(16, 257, (NUM_ARRIVALS, 2))
+    return [
+        Ask(_tokens(("mixed", number, i), int(prompt)), int(new), 1, i * ARRIVAL_S)
+        for i, (prompt, new) in enumerate(lengths)
+    ]
+
+
+WORKS: dict[str, tuple[shapes.Shape, Work | None]] = {
+    "S_32_prompts_128_to_128": ("S", _equal(32, 128, 128)),
+    "S_4_prompts_8_samples_128_to_128": ("S", _equal(4, 128, 128, 8)),
+    "S_one_stream_128_to_128": ("S", _equal(1, 128, 128)),
+    "S_48_mixed_lengths_over_time": ("S", _mixed),
+    "L_decode_step": ("L", None),
+    "L_8_prompts_8_samples_256_to_64": ("L", _equal(8, 256, 64, 8)),
+}
+
+
+if __name__ == "__main__":
+    main()

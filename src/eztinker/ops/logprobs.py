@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from eztinker.ops.packed_linear import packed_linear
+
 _CHUNK_ELEMENTS = 4 * 1024 * 1024
 """Logits of one chunk, in float32 elements."""
 
@@ -34,6 +36,7 @@ class Head:
         scale: factor on the logits (Cohere, Granite).
         lora: (A [r, D], B [V, r], scaling) of an adapted head.
         temperature: divides the logits last.
+        packed_VD: W laid out for products without gradients (``packed_linear.py``), or None.
     """
 
     weight_VD: Tensor
@@ -42,10 +45,14 @@ class Head:
     scale: float = 1.0
     lora: tuple[Tensor, Tensor, float] | None = None
     temperature: float = 1.0
+    packed_VD: Tensor | None = None
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Float32 logits [N, V]."""
-        logits_NV = torch.nn.functional.linear(hidden_ND, self.weight_VD, self.bias_V)
+        if self.packed_VD is None or torch.is_grad_enabled():
+            logits_NV = torch.nn.functional.linear(hidden_ND, self.weight_VD, self.bias_V)
+        else:
+            logits_NV = packed_linear(hidden_ND, self.packed_VD, self.bias_V)
         if self.lora is not None:
             a, b, scaling = self.lora
             logits_NV = logits_NV + scaling * ((hidden_ND @ a.t()) @ b.t())

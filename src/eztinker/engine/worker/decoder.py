@@ -11,6 +11,7 @@ Axes: B rows of a pass, T positions, N = B·T flat rows, D hidden size, E head s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from eztinker.engine.worker.attention import Layout, Variant
 from eztinker.engine.worker.decoder_base import Decoder, Segments
+from eztinker.engine.worker.devices import free_memory_bytes
 from eztinker.engine.worker.lean_adapters import (
     FrozenLayers,
     GroupAdapter,
@@ -40,7 +42,9 @@ from eztinker.engine.worker.lean_layer import (
     rms_norm,
 )
 from eztinker.engine.worker.lora import AdapterWeights, Dropout
+from eztinker.engine.worker.packed_projection import packed_layer
 from eztinker.engine.worker.quantization import QuantizedLinear, QuantizedProjection
+from eztinker.ops.packed_linear import can_pack, pack
 
 _ARCHITECTURES = (
     "LlamaForCausalLM",
@@ -50,6 +54,8 @@ _ARCHITECTURES = (
 )
 # Whose inverse frequencies do not depend on the length of a text.
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+_PACKED_SHARE = 0.25
+"""Of the free memory, for a second copy of the weights in the layout that sampling likes best."""
 _LAYER_PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _ATTENTION_PARTS = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _MLP_PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
@@ -134,6 +140,15 @@ class LeanDecoder(Decoder):
         self._cos_sin = self._tables(0)
         self._adapters: WeakKeyDictionary[AdapterWeights, list[LayerAdapters]]
         self._adapters = WeakKeyDictionary()
+        self._sampling_layers = self._layers
+        if self._can_pack():
+            self._sampling_layers = [packed_layer(layer) for layer in self._layers]
+            self._head = replace(self._head, packed_VD=pack(self._head.weight_VD))
+
+    def _can_pack(self) -> bool:
+        """Whether there may be a second copy of the weights, for passes without gradients."""
+        room = _PACKED_SHARE * free_memory_bytes(self.device)
+        return can_pack(self.device, self.dtype) and self.size_bytes <= room
 
     def hidden(
         self,
@@ -201,7 +216,7 @@ class LeanDecoder(Decoder):
         shape: torch.Size,
     ) -> Tensor:
         parts = [(self._groups(a), start, end) for a, start, end in segments if a is not None]
-        for i, layer in enumerate(self._layers):
+        for i, layer in enumerate(self._sampling_layers):
             here = [(groups[i], start, end) for groups, start, end in parts]
             heads = enter(x_ND, layer, rotation, [(g.qkv, s, e) for g, s, e in here])
             x_ND = leave(

@@ -1,0 +1,50 @@
+"""Products with a weight that was laid out once for oneDNN; on a CPU, without gradients.
+
+A plain product lays out its weight anew at every call, which for the few rows of a decode step costs more
+than the product: laid out once, it is up to twice as fast (``docs/performance.md``). Pure functions; called
+by ``engine/worker/packed_projection.py`` and ``ops/logprobs.py``.
+
+Axes: N rows, D inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_ROWS_LAID_OUT_FOR = 32
+_FEW_ROWS, _SMALL_WEIGHT = 2, 1_000_000
+"""Below both, a float32 product is faster as it is."""
+
+
+def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether this torch can lay out such weights."""
+    return (
+        device.type == "cpu"
+        and dtype in (torch.float32, torch.bfloat16)
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    )
+
+
+def pack(weight_OD: Tensor) -> Tensor:
+    """A copy of a weight in oneDNN's layout, opaque; good for few rows and for many."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight_OD.contiguous(), _ROWS_LAID_OUT_FOR)
+
+
+def packed_linear(x_ND: Tensor, packed: Tensor, bias_O: Tensor | None) -> Tensor:
+    """W·x + b [N, O]."""
+    return torch.ops.mkldnn._linear_pointwise(x_ND, packed, bias_O, "none", [], "")
+
+
+def packed_linear_added(
+    y_NO: Tensor, x_ND: Tensor, packed: Tensor, bias_O: Tensor | None
+) -> Tensor:
+    """y + W·x + b [N, O], as a new tensor."""
+    return torch.ops.mkldnn._linear_pointwise.binary(x_ND, y_NO, packed, bias_O, "add")
+
+
+def is_better_plain(x_ND: Tensor, weight_OD: Tensor) -> bool:
+    """Whether so small a product is faster without."""
+    few = x_ND.shape[0] < _FEW_ROWS and weight_OD.numel() < _SMALL_WEIGHT
+    return few and x_ND.dtype == torch.float32

@@ -30,7 +30,7 @@ check: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	mkdir -p benchmarks/results
-	for name in store native_api engine; do \
+	for name in store native_api engine load; do \
 		$(BIN)/python -m benchmarks.$$name --out benchmarks/results/$$name.json || exit 1; done
 
 docs: $(VENV)/installed-dev

@@ -110,6 +110,11 @@ class EmbeddedServer:
         return words[-1500:].strip() or "(nothing)"
 
     @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._process.pid
+
+    @property
     def is_running(self) -> bool:
         """Whether the child lives."""
         return self._process.poll() is None

@@ -209,7 +209,8 @@ class Scheduler:
         room = MAX_RUNNING_TOKENS - sum(ticket.num_tokens for ticket in running)
         if len(running) >= MAX_RUNNING_ORDERED and room <= 0:
             return None
-        ready = [queue for queue in self._ordered if not self._is_busy(queue)]
+        busy = {ticket.queue for ticket in running}
+        ready = [queue for queue in self._ordered if queue not in busy]
         while ready:
             for queue in ready:
                 head = self._ordered[queue][0]

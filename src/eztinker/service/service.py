@@ -32,6 +32,8 @@ from eztinker.types.principal import LOCAL, Principal
 
 log = logging.getLogger(__name__)
 
+MAX_VIEWS = 1024
+"""Views of principals that are kept; making one costs more than the rest of finding out who asks."""
 SWEEP_INTERVAL_S = 30.0
 """How late an expired checkpoint may be deleted."""
 
@@ -65,6 +67,7 @@ class Service:
         self.completions = Completions(self._database, self._engine)
         self._started_at_s = time.monotonic()
         self._background: list[asyncio.Task[None]] = []
+        self._views: dict[Principal, Self] = {}
 
     async def start(self) -> None:
         """Open the state folder and start the engine; models load in the background.
@@ -104,11 +107,17 @@ class Service:
         """The service as one principal sees it: what belongs to others does not exist there."""
         if principal == self.principal:
             return self
+        known = self._views.get(principal)
+        if known is not None:
+            return known
         view = copy.copy(self)
         view.principal = principal
         for name, resource in vars(self).items():
             if isinstance(resource, View):
                 setattr(view, name, resource.seen_by(principal))
+        if len(self._views) >= MAX_VIEWS:
+            self._views.clear()
+        self._views[principal] = view
         return view
 
     def health(self) -> dict[str, Any]:

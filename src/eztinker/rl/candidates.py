@@ -90,7 +90,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class CandidateParams:
-    """How to sample candidates; what is not named here (top_k, top_p) is the API's default.
+    """How to sample candidates; what is not named here (top_k) is the API's default.
 
     Attributes:
         num_candidates: answers for each prompt, at least 1.
@@ -99,6 +99,7 @@ class CandidateParams:
         stop: texts that end an answer, beside the model's end tokens.
         max_length: most tokens of prompt and answer together; a longer prompt loses its oldest tokens. None: the
             server refuses what does not fit the model.
+        top_p: nucleus mass, above 0 up to 1.
     """
 
     num_candidates: int = 8
@@ -106,6 +107,7 @@ class CandidateParams:
     max_new_tokens: int = 256
     stop: tuple[str, ...] = DEFAULT_STOP
     max_length: int | None = None
+    top_p: float = 1.0
 
     def __post_init__(self) -> None:
         if self.num_candidates < 1:
@@ -206,6 +208,7 @@ def _submit(
         prompt_tokens,
         max_new_tokens=params.max_new_tokens,
         temperature=params.temperature,
+        top_p=params.top_p,
         **policy.as_arguments(),
         num_samples=params.num_candidates,
         stop=list(params.stop) or None,

@@ -1,0 +1,168 @@
+"""How a case becomes a prompt that fits the model: statutes found, facts shortened in the middle if they must be.
+
+Knows the chat template through the tokenizer, and nothing of sampling or training. Called by the three stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from eztinker.dataset.lawshift import Articles, Case
+from eztinker.errors import InvalidRequestError, NotFoundError, UnsupportedError
+from eztinker.rendering.judgment import judgment_request
+from eztinker.rl.candidates import Candidate
+
+OMISSION = "……（中间略）……"
+LEAST_FACT_CHARS = 20
+LEAST_ANSWER_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A case as a prompt.
+
+    Attributes:
+        prompt: text with the chat template applied and the assistant's turn opened.
+        tokens: the same as token ids.
+        missing: ids of statutes that were not found.
+        is_shortened: whether the middle of the facts was left out.
+    """
+
+    case: Case
+    prompt: str
+    tokens: list[int]
+    missing: tuple[str, ...]
+    is_shortened: bool
+
+
+class Asker:
+    """Makes prompts for one model.
+
+    Args:
+        tokenizer: of the model; needs a chat template.
+        max_prompt_tokens: room for a prompt.
+        is_strict: a statute that is not found is an error.
+
+    Raises:
+        UnsupportedError: the model has no chat template (``code="no_chat_template"``).
+    """
+
+    def __init__(self, tokenizer: Any, max_prompt_tokens: int, *, is_strict: bool = False) -> None:
+        if not getattr(tokenizer, "chat_template", None):
+            raise UnsupportedError(
+                "The model has no chat template, and judgments are asked for through one. Choose an instruct or "
+                "chat model.",
+                code="no_chat_template",
+                field="model_path",
+            )
+        self._tokenizer = tokenizer
+        self._room = max_prompt_tokens
+        self._is_strict = is_strict
+
+    def ask(self, case: Case, articles: Articles, *, is_new_law: bool = False) -> Asked:
+        """The prompt of a case.
+
+        Raises:
+            NotFoundError: strict, and a statute is missing (``code="article_not_found"``).
+            InvalidRequestError: the statutes alone do not fit (``code="prompt_too_long"``).
+        """
+        found = [(i, articles.text(i)) for i in case.relevant_articles]
+        missing = tuple(i for i, text in found if text is None)
+        if missing and self._is_strict:
+            raise NotFoundError(
+                f"Case {case.case_id}: no statute {', '.join(missing)} among the articles. Give the file that has "
+                "it, or leave out --strict to count such cases instead.",
+                code="article_not_found",
+                field="articles",
+            )
+        laws = [(i, text) for i, text in found if text is not None]
+
+        def render(fact: str) -> tuple[str, list[int]]:
+            request = judgment_request(fact, laws, is_new_law=is_new_law)
+            prompt = self._tokenizer.apply_chat_template(
+                [{"role": "user", "content": request}], tokenize=False, add_generation_prompt=True
+            )
+            return prompt, self._tokenizer.encode(prompt, add_special_tokens=False)
+
+        fact = self._fitting(case, render)
+        prompt, tokens = render(fact)
+        return Asked(case, prompt, list(tokens), missing, fact != case.fact)
+
+    def _fitting(self, case: Case, render: Any) -> str:
+        """The longest form of the facts that fits; found by halving."""
+        if len(render(case.fact)[1]) <= self._room:
+            return case.fact
+        low, high = LEAST_FACT_CHARS, len(case.fact)
+        if len(render(shortened(case.fact, low))[1]) > self._room:
+            raise InvalidRequestError(
+                f"Case {case.case_id}: statutes and request alone are longer than the {self._room} tokens there is "
+                "room for. Raise max_length or lower max_new_tokens.",
+                code="prompt_too_long",
+                field="max_length",
+            )
+        while high - low > 1:
+            middle = (low + high) // 2
+            fits = len(render(shortened(case.fact, middle))[1]) <= self._room
+            low, high = (middle, high) if fits else (low, middle)
+        return shortened(case.fact, low)
+
+
+def shortened(fact: str, num_chars: int) -> str:
+    """Beginning and end of the facts, ``num_chars`` characters in all, with a mark between."""
+    if num_chars >= len(fact):
+        return fact
+    head = (num_chars + 1) // 2
+    return fact[:head] + OMISSION + fact[len(fact) - (num_chars - head) :]
+
+
+def context_length(client: Any, base_model: str) -> int | None:
+    """Most tokens of a sequence of the model; None when the server does not say."""
+    for entry in client.get_models():
+        if entry["kind"] == "base_model" and entry["id"] == base_model:
+            return entry.get("context_length")
+    return None
+
+
+def answer_room(max_new_tokens: int, max_prompt_tokens: int, context: int | None) -> int:
+    """Tokens that an answer may have beside the longest prompt.
+
+    Raises:
+        InvalidRequestError: hardly any are left.
+    """
+    room = max_new_tokens if context is None else min(max_new_tokens, context - max_prompt_tokens)
+    if room < min(LEAST_ANSWER_TOKENS, max_new_tokens):
+        raise InvalidRequestError(
+            f"Prompts of {max_prompt_tokens} tokens leave {max(0, room)} of the model's context of {context} for the "
+            "answer. Lower max_prompt_length.",
+            code="prompt_too_long",
+            field="max_prompt_length",
+        )
+    return room
+
+
+def whole_text(tokenizer: Any, candidate: Candidate) -> str:
+    """An answer with its think marks, which count as special tokens in some vocabularies, without end tokens."""
+    if not candidate.tokens:
+        return str(candidate)
+    tokens = list(candidate.tokens)
+    if candidate.stop_reason == "stop":
+        tokens = tokens[:-1]
+    return tokenizer.decode(
+        tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False
+    ).strip()
+
+
+def count_problems(asked: Iterable[Asked]) -> dict[str, int]:
+    """How many cases lack a statute, and of how many the facts were shortened."""
+    listed = list(asked)
+    return {
+        "cases_with_missing_articles": sum(bool(one.missing) for one in listed),
+        "shortened_facts": sum(one.is_shortened for one in listed),
+    }
+
+
+def distinct(texts: Iterable[str]) -> Iterator[str]:
+    """Each text once, in the order of first appearance."""
+    return iter(dict.fromkeys(texts))

@@ -1,0 +1,324 @@
+"""Stage 2, SFT on the kept answers: each question counts once, however many right answers it has.
+
+A step takes whole questions. With n_q right answers to question q, its loss is the mean over questions of the mean
+over each one's answers of the mean over their tokens: every answer has weight 1/n_q, summed over the step and
+divided by its number of questions. So a question with eight right answers pulls no harder than one with a single
+one. Called by ``train/sft_train.py`` and ``eztinker recipe lawshift-sft``.
+"""
+
+from __future__ import annotations
+
+import datetime
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from eztinker.dataset.lawshift import Case, read_articles, read_cases
+from eztinker.dataset.rows import read_rows
+from eztinker.errors import InvalidRequestError, NotFoundError
+from eztinker.recipes.experiment.loop import FINAL_CHECKPOINT, log_step
+from eztinker.dataset.inspection import render_masked
+from eztinker.recipes.experiment.plan import Plan, length_facts
+from eztinker.recipes.experiment.session import Session, open_session
+from eztinker.recipes.experiment.training_settings import TrackerName, TrainingConfig
+from eztinker.recipes.lawshift.asking import Asker, context_length
+from eztinker.recipes.terminal import Progress, pick
+from eztinker.rl.candidates import training_datum
+from eztinker.rl.schedule import Schedule, ScheduleName
+from eztinker.rl.training import Step, run_steps
+
+NAME = "lawshift-sft"
+Datum = dict[str, list[Any]]
+
+
+def _as_list(value: Any) -> Any:
+    if isinstance(value, str):
+        return [] if value == "none" else [value]
+    return value
+
+
+class Config(TrainingConfig):
+    """What the training can be told: the documented names and defaults, and those that every training has."""
+
+    may_change = TrainingConfig.may_change | {"resume"}
+
+    model_name_or_path: str = Field("Qwen/Qwen3-0.6B", min_length=1, description="Base model.")
+    sampled_data: Path = Field(Path("train/sampled_data.json"), description="Kept answers.")
+    articles_path: Path = Field(
+        Path("LawShift/term_up/articles_original.json"), description="Statutes."
+    )
+    output_dir: Path = Field(Path("train/checkpoints"), description="Holds sft_<timestamp>/.")
+    max_length: int = Field(4096, ge=128, description="Most tokens of prompt and answer.")
+    train_on_prompt: bool = Field(False, description="Let the prompt carry loss too.")
+    strict: bool = Field(False, description="Stop at a case whose statute is missing.")
+    resume: bool = Field(False, description="Continue the newest unfinished sft_<timestamp>/.")
+
+    lora_r: int = Field(64, ge=1, description="Rank of the adapter.")
+    lora_alpha: float | None = Field(16, gt=0, description="Scaling of the adapter.")
+    lora_dropout: float = Field(0.05, ge=0, lt=1, description="On the adapter's input.")
+    load_in_4bit: bool = Field(True, description="NF4 base weights (QLoRA).")
+    learning_rate: float = Field(2e-4, gt=0, description="Peak learning rate of AdamW.")
+    lr_scheduler_type: ScheduleName = Field("cosine", description="After the warm-up.")
+    warmup_steps: int = Field(
+        100, ge=0, description="Optimizer steps of linear warm-up; at most half of all steps."
+    )
+    weight_decay: float = Field(0.01, ge=0, description="Decoupled weight decay.")
+    num_train_epochs: float = Field(3.0, gt=0, description="Passes over the questions.")
+    per_device_train_batch_size: int = Field(2, ge=1, description="Answers per device batch.")
+    gradient_accumulation_steps: int = Field(8, ge=1, description="Batches per optimizer step.")
+    logging_steps: int = Field(10, ge=1, description="Steps between two lines of the trackers.")
+    save_steps: int | None = Field(100, ge=1, description="Steps between checkpoints.")
+    report_to: Annotated[list[TrackerName], BeforeValidator(_as_list)] = Field(
+        default_factory=lambda: ["tensorboard"], description="Trackers, or none."
+    )
+
+    def schedule(self, num_steps: int) -> Schedule:
+        """As in ``TrainingConfig``, with a warm-up that leaves at least half of the steps."""
+        name = self.lr_scheduler_type
+        warmup = 0 if name == "constant" else min(self.warmup_steps, num_steps // 2)
+        return Schedule(name, self.learning_rate, num_steps, warmup)
+
+    def check_effect(self) -> None:
+        """As in ``TrainingConfig``; the documented default of warm-up steps is no mistake of the caller."""
+        if not self.is_given("warmup_steps"):
+            return
+        super().check_effect()
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question with all its right answers as training data.
+
+    Attributes:
+        data: one for each answer; their weights already hold 1/n and the mean over tokens.
+        num_missing: statutes that were not found.
+        is_shortened: whether the facts of any prompt were shortened.
+    """
+
+    data: list[Datum]
+    num_missing: int
+    is_shortened: bool
+
+
+# Data ---------------------------------------------------------------------------------------------
+
+
+def read_questions(config: Config, tokenizer: Any, context: int | None) -> list[Question]:
+    """The rows of ``sampled_data``, gathered by question, as training data.
+
+    Raises:
+        InvalidRequestError: there is no row, a row has no response, or an answer alone is too long.
+    """
+    cases = read_cases(config.sampled_data)
+    responses = [_response(row) for row in read_rows(config.sampled_data)]
+    if not cases:
+        raise InvalidRequestError(
+            f"{config.sampled_data} holds no answer to train on. Run the rejection sampling first.",
+            code="empty_dataset",
+            field="sampled_data",
+        )
+    articles = read_articles(config.articles_path)
+    room = config.max_length if context is None else min(config.max_length, context)
+    answers: dict[tuple[Any, ...], dict[str, Case]] = {}
+    for case, response in zip(cases, responses, strict=True):
+        answers.setdefault(_identity(case), {})[response] = case
+    return [_question(config, tokenizer, articles, room, found) for found in answers.values()]
+
+
+def _identity(case: Case) -> tuple[Any, ...]:
+    """Rows of one question share everything but the response."""
+    return case.fact, case.relevant_articles, case.charge, str(case.prison_time)
+
+
+def _response(row: Any) -> str:
+    response = row.data.get("response")
+    if not isinstance(response, str) or not response.strip():
+        raise InvalidRequestError(
+            f"{row.where}: response: expected a non-empty text, got {response!r:.80}.",
+            field="response",
+        )
+    return response
+
+
+def _question(
+    config: Config, tokenizer: Any, articles: Any, room: int, answers: dict[str, Case]
+) -> Question:
+    data, num_missing, is_shortened = [], 0, False
+    for response, case in answers.items():
+        num_answer = len(tokenizer.encode(response, add_special_tokens=False)) + 1
+        if num_answer > room // 2:
+            raise InvalidRequestError(
+                f"Case {case.case_id}: its answer has {num_answer} tokens, more than half of the {room} there is "
+                "room for, and answers are never cut. Raise max_length or take the row out.",
+                code="answer_too_long",
+                field="max_length",
+            )
+        asked = Asker(tokenizer, room - num_answer, is_strict=config.strict).ask(case, articles)
+        datum = training_datum(tokenizer, response, asked.prompt, "")
+        assert datum is not None  # the response is not empty
+        data.append(weighted(datum, 1 / len(answers), train_on_prompt=config.train_on_prompt))
+        num_missing, is_shortened = len(asked.missing), is_shortened or asked.is_shortened
+    return Question(data, num_missing, is_shortened)
+
+
+def weighted(datum: Datum, weight: float, *, train_on_prompt: bool = False) -> Datum:
+    """The datum with label weights that add up to ``weight``: its loss is a mean over its labels.
+
+    Args:
+        datum: labels of the prompt are -100, as ``training_datum`` makes it.
+        weight: of the whole answer, 1/n.
+        train_on_prompt: the prompt's labels count as well.
+    """
+    tokens = datum["input_ids"]
+    counts = [bool(w) or train_on_prompt for w in datum["weights"]]
+    counts[0] = False  # nothing precedes the first token
+    share = weight / sum(counts)
+    targets = [token if is_in else -100 for token, is_in in zip(tokens, counts, strict=True)]
+    weights = [share if is_in else 0.0 for is_in in counts]
+    return {"input_ids": tokens, "target_ids": targets, "weights": weights}
+
+
+def steps_of(questions: Sequence[Question], config: Config) -> list[list[Question]]:
+    """The questions of every optimizer step, by seed alone.
+
+    Each epoch goes through all questions in an order of its own; a step takes whole questions until it has
+    ``batch_size`` answers or more.
+    """
+    steps: list[list[Question]] = []
+    num_whole, rest = int(config.num_train_epochs), config.num_train_epochs % 1
+    for epoch in range(num_whole + bool(rest)):
+        order = list(questions)
+        random.Random(f"{config.seed}/{epoch}").shuffle(order)  # noqa: S311  an order, not a secret
+        packed = list(_packed(order, config.batch_size))
+        steps += packed if epoch < num_whole else packed[: max(1, round(len(packed) * rest))]
+    return steps[: config.max_steps]
+
+
+def _packed(order: Sequence[Question], batch_size: int) -> Iterator[list[Question]]:
+    batch: list[Question] = []
+    for question in order:
+        batch.append(question)
+        if sum(len(one.data) for one in batch) >= batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def step_data(questions: Sequence[Question]) -> list[Datum]:
+    """Data of one step, for the summed loss: weights 1/n, divided by the number of questions."""
+    return [
+        {**datum, "weights": [w / len(questions) for w in datum["weights"]]}
+        for question in questions
+        for datum in question.data
+    ]
+
+
+# Work ---------------------------------------------------------------------------------------------
+
+
+def plan(config: Config, client: Any) -> Plan:
+    """What the training would do."""
+    tokenizer = client.get_tokenizer(config.model_name_or_path)
+    context = context_length(client, config.model_name_or_path)
+    questions = read_questions(config, tokenizer, context)
+    data = [datum for question in questions for datum in question.data]
+    facts: dict[str, Any] = {
+        **_counts(questions),
+        "steps": len(steps_of(questions, config)),
+        **length_facts([len(datum["input_ids"]) for datum in data]),
+    }
+    first = [render_masked(tokenizer, datum) for datum in data[:2]]
+    return Plan(NAME, facts, first, settings=config.resolved())
+
+
+def _counts(questions: Sequence[Question]) -> dict[str, int]:
+    return {
+        "questions": len(questions),
+        "answers": sum(len(question.data) for question in questions),
+        "cases_with_missing_articles": sum(bool(question.num_missing) for question in questions),
+        "shortened_facts": sum(question.is_shortened for question in questions),
+    }
+
+
+def run(config: Config, client: Any, progress: Progress) -> dict[str, Any]:
+    """Train, and bring the adapter home as ``final_model``."""
+    config = config.model_copy(update={"output_dir": _folder(config)})
+    with open_session(NAME, config, client, progress) as session:
+        context = context_length(client, config.model_name_or_path)
+        questions = read_questions(config, session.tokenizer, context)
+        steps = steps_of(questions, config)
+        _tell(questions, progress)
+        _train(session, steps, config.schedule(len(steps)))
+        final = _bring_home(session, FINAL_CHECKPOINT, config.output_dir / "final_model")
+        last = session.experiment.last("train") or {}
+        return {
+            "final_model": str(final),
+            "steps": session.step,
+            "final_loss": last.get("loss"),
+            "run_id": session.run_id,
+            **_counts(questions),
+        }
+
+
+def _folder(config: Config) -> Path:
+    """A new ``sft_<timestamp>``, or with ``resume`` the newest that has no final model yet."""
+    if not config.resume:
+        return config.output_dir / f"sft_{datetime.datetime.now().strftime('%Y%m%d_%H%M%S')}"
+    begun = sorted(path.parent for path in config.output_dir.glob("sft_*/state.json"))
+    left = [folder for folder in begun if not (folder / "final_model").exists()]
+    if not left:
+        raise NotFoundError(
+            f"{config.output_dir} holds no unfinished training. Leave out --resume to begin one.",
+            code="experiment_not_found",
+            field="resume",
+        )
+    return left[-1]
+
+
+def _tell(questions: Sequence[Question], progress: Progress) -> None:
+    counts = _counts(questions)
+    progress.say(
+        pick(
+            "{answers} answers to {questions} questions; {cases_with_missing_articles} cases lack a statute, the "
+            "facts of {shortened_facts} were shortened.",
+            "{questions} 个问题共 {answers} 个回答；{cases_with_missing_articles} 个案件缺少法条，"
+            "{shortened_facts} 个案件的事实被缩短。",
+        ).format(**counts)
+    )
+
+
+def _train(session: Session, steps: Sequence[Sequence[Question]], schedule: Schedule) -> None:
+    start, config = session.experiment.state["start_step"], session.config
+    left = range(session.step, len(steps))
+    planned = (Step(step_data(steps[i]), schedule.rate(i), is_sum=True) for i in left)
+    taken = run_steps(session.client, session.run_id, planned, config.adamw)
+    label = pick(f"training, {len(steps)} steps", f"训练，共 {len(steps)} 步")
+    for done in session.progress.track(label, taken, len(left)):
+        session.step = done.step - start
+        log_step(session, done, {})
+        if config.save_steps and session.step % config.save_steps == 0:
+            _save_step(session)
+    session.save_checkpoint(FINAL_CHECKPOINT)
+
+
+def _save_step(session: Session) -> None:
+    """A checkpoint on the server, and its copy ``checkpoint-<step>`` in the folder.
+
+    Steps may be ahead already; the checkpoint is of the run's step as saved, which names the folder.
+    """
+    saved = session.client.save_checkpoint(session.run_id, "latest", overwrite=True)
+    step = saved["step"] - session.experiment.state["start_step"]
+    folder = session.experiment.folder / f"checkpoint-{step}"
+    if not folder.exists():
+        _bring_home(session, "latest", folder)
+
+
+def _bring_home(session: Session, name: str, folder: Path) -> Path:
+    if folder.exists():
+        return folder
+    return session.client.download_checkpoint(session.run_id, name, folder)

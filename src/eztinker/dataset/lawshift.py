@@ -111,7 +111,7 @@ def read_cases(path: str | Path, max_samples: int | None = None) -> list[Case]:
 
 
 def _case(row: Row, place: str) -> Case:
-    charge = row.data.get("charge")
+    charge: Any = row.data.get("charge")
     charge = "、".join(charge) if _is_texts(charge) else charge
     articles = row.data.get("relevant_articles")
     articles = [articles] if isinstance(articles, str) else articles
@@ -228,7 +228,7 @@ def label_of(folder: Path) -> LabelCode:
     Raises:
         InvalidRequestError: the folder has another name (``code="unknown_label"``).
     """
-    table = {**LABELS, **_label_table(folder.parent / LABEL_FILE)}
+    table: dict[str, LabelCode] = {**LABELS, **_label_table(folder.parent / LABEL_FILE)}
     if folder.name not in table:
         raise InvalidRequestError(
             f"{folder.name}: no LawShift folder of this name is known, so it is unknown what its change of law "

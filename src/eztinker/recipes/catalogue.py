@@ -20,6 +20,16 @@ from eztinker.recipes.experiment.settings import RecipeConfig
 RECIPES: dict[str, tuple[str, str]] = {
     "grpo": ("eztinker.recipes.grpo", "reinforcement learning with group-relative advantages"),
     "sft": ("eztinker.recipes.sft", "supervised fine-tuning on given answers"),
+    "lawshift-sample": (
+        "eztinker.recipes.lawshift.sample",
+        "legal judgment: keep the right answers",
+    ),
+    "lawshift-sft": (
+        "eztinker.recipes.lawshift.sft",
+        "legal judgment: train on them, each question once",
+    ),
+    "lawshift-eval": ("eztinker.recipes.lawshift.evaluation", "legal judgment under changed law"),
+    "lawshift-demo": ("eztinker.recipes.lawshift.demo", "the three in one go on generated cases"),
 }
 """Name -> (module, one line that says what it does)."""
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-OPENING = "请以法官的身份，依照所列法条，对案件作出判决。"
-NEW_LAW = "所列法条是刚刚修订施行的新法，与你所知的旧法不一致之处，一律以所列新法为准。"
-FORM = "请给出罪名和刑期，格式为：罪名 | 月数（无期徒刑或死刑写 XT），无罪则答：不违规。"
+OPENING = "请依照所列法条判决（无期徒刑或死刑，月数写 XT）。"
+NEW_LAW = "所列法条是刚刚修订施行的新法，与旧法不一致之处，一律以所列新法为准。"
+FORM = "请给出罪名和刑期，格式为：罪名 | 月数，无罪则答：不违规。"
 
 
 def judgment_request(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -67,7 +67,8 @@ class Config(RecipeConfig):
         """Several greedy answers would all be the same."""
         if self.num_samples > 1 and self.temperature == 0:
             self.refuse(
-                "num_samples", "num_samples above 1 needs a temperature above 0; greedy answers are alike."
+                "num_samples",
+                "num_samples above 1 needs a temperature above 0; greedy answers are alike.",
             )
         if self.temperature == 0:
             self.needs("top_p", False, "at temperature 0")
@@ -103,7 +104,9 @@ class Judge:
         longest = max(len(one.tokens) for one in asked)
         config = self.config
         room = answer_room(config.max_new_tokens, longest, self.context)
-        return CandidateParams(config.num_samples, config.temperature, room, stop=(), top_p=config.top_p)
+        return CandidateParams(
+            config.num_samples, config.temperature, room, stop=(), top_p=config.top_p
+        )
 
 
 def plan(config: Config, client: Any) -> Plan:
@@ -148,12 +151,16 @@ def _folder_results(
     if output.exists() and not config.overwrite:
         return _finished(output, settings)
     with Journal.open(output, settings, overwrite=config.overwrite) as journal:
-        predictions = {s: _predictions(judge, folder, s, client, journal, progress) for s in SPLITS}
+        asked: dict[Split, list[Asked]] = {s: judge.asked(folder, s) for s in SPLITS}
+        predictions = {
+            split: _predictions(judge, folder, split, asked, client, journal, progress)
+            for split in SPLITS
+        }
         results = {
             "folder": folder.name,
             "label": folder.label,
             "accuracy": {split: figures(predictions[split]) for split in SPLITS},
-            "problems": {s: count_problems(judge.asked(folder, s)) for s in SPLITS},
+            "problems": {split: count_problems(asked[split]) for split in SPLITS},
             "settings": settings,
             "predictions": predictions,
         }
@@ -176,14 +183,20 @@ def _finished(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _predictions(
-    judge: Judge, folder: Folder, split: Split, client: Any, journal: Journal, progress: Progress
+    judge: Judge,
+    folder: Folder,
+    split: Split,
+    asked_by_split: Mapping[Split, list[Asked]],
+    client: Any,
+    journal: Journal,
+    progress: Progress,
 ) -> list[dict[str, Any]]:
-    asked = judge.asked(folder, split)
+    asked = asked_by_split[split]
     if not asked:
         raise InvalidRequestError(
             f"{folder.name}/{split}.json holds no case.", code="empty_dataset", field="test_dir"
         )
-    first = SPLITS.index(split) * len(asked)
+    first = 0 if split == SPLITS[0] else len(asked_by_split[SPLITS[0]])
     left = [i for i in range(len(asked)) if first + i not in journal.done]
     answers = _answers(judge, asked, left, f"{folder.name}/{split}", client)
     label = f"{folder.name} {pick(split, {'original': '原法', 'poisoned': '新法'}[split])}"

@@ -79,6 +79,8 @@ def _digest(folder: Path) -> str:
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         path = folder / name
         if not path.is_file():
-            raise NotFoundError(f"{folder} has no {name}.", code="file_not_found", field="model_path")
+            raise NotFoundError(
+                f"{folder} has no {name}.", code="file_not_found", field="model_path"
+            )
         digest.update(path.read_bytes())
     return digest.hexdigest()

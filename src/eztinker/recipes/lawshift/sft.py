@@ -1,9 +1,9 @@
 """Stage 2, SFT on the kept answers: each question counts once, however many right answers it has.
 
-A step takes whole questions. With n_q right answers to question q, its loss is the mean over questions of the mean
-over each one's answers of the mean over their tokens: every answer has weight 1/n_q, summed over the step and
-divided by its number of questions. So a question with eight right answers pulls no harder than one with a single
-one. Called by ``train/sft_train.py`` and ``eztinker recipe lawshift-sft``.
+A step takes whole questions. With n_q right answers to question q, its loss is Σ_q Σ_answers (1/n_q) Σ_tokens −log p,
+divided by the number of questions: the negative log-likelihood of an answer, averaged over the answers of a question
+and over questions. So a question with eight right answers pulls no harder than one with a single one, and, since
+tokens are summed, a short verdict (不违规) pulls no harder at its first token than a long one. Called by ``train/sft_train.py`` and ``eztinker recipe lawshift-sft``.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from eztinker.dataset.inspection import render_masked
 from eztinker.dataset.lawshift import Case, read_articles, read_cases
 from eztinker.dataset.rows import read_rows
 from eztinker.errors import InvalidRequestError, NotFoundError
 from eztinker.recipes.experiment.loop import FINAL_CHECKPOINT, log_step
-from eztinker.dataset.inspection import render_masked
 from eztinker.recipes.experiment.plan import Plan, length_facts
 from eztinker.recipes.experiment.session import Session, open_session
 from eztinker.recipes.experiment.training_settings import TrackerName, TrainingConfig
@@ -94,7 +94,7 @@ class Question:
     """A question with all its right answers as training data.
 
     Attributes:
-        data: one for each answer; their weights already hold 1/n and the mean over tokens.
+        data: one for each answer, with 1/n as the weight of every token.
         num_missing: statutes that were not found.
         is_shortened: whether the facts of any prompt were shortened.
     """
@@ -166,19 +166,18 @@ def _question(
 
 
 def weighted(datum: Datum, weight: float, *, train_on_prompt: bool = False) -> Datum:
-    """The datum with label weights that add up to ``weight``: its loss is a mean over its labels.
+    """The datum with ``weight`` on each label of the answer.
 
     Args:
         datum: labels of the prompt are -100, as ``training_datum`` makes it.
-        weight: of the whole answer, 1/n.
+        weight: 1/n.
         train_on_prompt: the prompt's labels count as well.
     """
     tokens = datum["input_ids"]
     counts = [bool(w) or train_on_prompt for w in datum["weights"]]
     counts[0] = False  # nothing precedes the first token
-    share = weight / sum(counts)
     targets = [token if is_in else -100 for token, is_in in zip(tokens, counts, strict=True)]
-    weights = [share if is_in else 0.0 for is_in in counts]
+    weights = [weight if is_in else 0.0 for is_in in counts]
     return {"input_ids": tokens, "target_ids": targets, "weights": weights}
 
 

@@ -1,0 +1,186 @@
+"""The whole of LawShift in one go on generated cases: evaluate, sample, train, evaluate again.
+
+Called by ``eztinker recipe lawshift-demo`` and ``make lawshift``; needs no network with the built-in model.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from eztinker.dataset.lawshift import read_cases
+from eztinker.errors import InvalidRequestError
+from eztinker.recipes.experiment.plan import Plan
+from eztinker.recipes.experiment.settings import RecipeConfig, make_settings
+from eztinker.recipes.lawshift import evaluation, sample, sft
+from eztinker.recipes.lawshift.generated import CHANGES, write_generated
+from eztinker.recipes.terminal import Progress, pick
+from eztinker.rl.durable import write_text
+
+NAME = "lawshift-demo"
+DATA_FOLDER = "LawShift"
+
+
+class Config(RecipeConfig):
+    """What the demo can be told."""
+
+    model_name_or_path: str = Field("nano", min_length=1, description="Base model.")
+    output_dir: Path = Field(Path("lawshift-demo"), description="Data, checkpoints, results.")
+    num_train: int = Field(400, ge=1, description="Training cases.")
+    num_test: int = Field(60, ge=1, description="Cases of each of the six test folders.")
+    num_samples: int = Field(8, ge=1, le=256, description="Answers to each training case.")
+    num_train_epochs: float = Field(3.0, gt=0, description="Passes over the kept questions.")
+    learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate.")
+    lora_r: int = Field(16, ge=1, description="Rank of the adapter.")
+    load_in_4bit: bool = Field(False, description="NF4 base weights (QLoRA).")
+    max_new_tokens: int = Field(32, ge=1, description="Most tokens of an answer.")
+    seed: int = Field(42, ge=0, lt=2**31, description="Of cases, samples, adapter and order.")
+
+
+def plan(config: Config, client: Any) -> Plan:
+    """What the demo would do."""
+    facts = {
+        "training_cases": config.num_train,
+        "answers": config.num_train * config.num_samples,
+        "test_cases": 2 * config.num_test * len(CHANGES),
+    }
+    return Plan(NAME, facts, settings=config.resolved())
+
+
+def run(config: Config, client: Any, progress: Progress) -> dict[str, Any]:
+    """Accuracy on held-out cases before and after."""
+    started_s = time.monotonic()
+    folder = config.output_dir
+    _refuse_finished(folder)
+    data = folder / DATA_FOLDER
+    if not (data / "training_set.json").exists():
+        write_generated(
+            data, num_train=config.num_train, num_test=config.num_test, seed=config.seed
+        )
+    progress.say(pick("1. Evaluate the base model", "1. 评测基础模型"))
+    before = _evaluate(config, client, progress, config.model_name_or_path, "base")
+    progress.say(pick("2. Rejection sampling", "2. 拒绝采样"))
+    sampled = _sample(config, client, progress)
+    progress.say(pick("3. SFT on the kept answers", "3. 用选出的回答做 SFT"))
+    trained = sft.run(_sft_config(config), client, progress)
+    progress.say(pick("4. Evaluate the trained model", "4. 评测训练后的模型"))
+    policy = f"{trained['run_id']}@{sft.FINAL_CHECKPOINT}"
+    after = _evaluate(config, client, progress, policy, "trained")
+    figures = _figures(before, after, sampled, trained)
+    figures["seconds"] = round(time.monotonic() - started_s, 1)
+    table = comparison(before, after)
+    write_text(folder / "comparison.md", table)
+    return {**figures, "comparison": str(folder / "comparison.md")}
+
+
+def _refuse_finished(folder: Path) -> None:
+    if (folder / "comparison.md").exists():
+        raise InvalidRequestError(
+            f"{folder} holds a finished demo. Name another output_dir.",
+            code="output_exists",
+            field="output_dir",
+        )
+
+
+def _evaluate(
+    config: Config, client: Any, progress: Progress, model: str, name: str
+) -> dict[str, Any]:
+    settings = make_settings(
+        evaluation.Config,
+        {
+            "model_path": model,
+            "test_dir": config.output_dir / DATA_FOLDER,
+            "output_dir": config.output_dir / "results" / name,
+            "max_new_tokens": config.max_new_tokens,
+            "seed": config.seed,
+        },
+    )
+    return evaluation.run(settings, client, progress)
+
+
+def _sample(config: Config, client: Any, progress: Progress) -> dict[str, Any]:
+    output = config.output_dir / "sampled_data.json"
+    if output.exists():  # an interrupted demo goes on with what it had
+        return {"total_accepted": len(read_cases(output))}
+    settings = make_settings(
+        sample.Config,
+        {
+            "model_path": config.model_name_or_path,
+            "training_data": config.output_dir / DATA_FOLDER / "training_set.json",
+            "articles": config.output_dir / DATA_FOLDER / "articles_original.json",
+            "output": output,
+            "num_samples": config.num_samples,
+            "max_new_tokens": config.max_new_tokens,
+            "seed": config.seed,
+        },
+    )
+    return sample.run(settings, client, progress)
+
+
+def _sft_config(config: Config) -> sft.Config:
+    folder = config.output_dir / "checkpoints"
+    values = {
+        "model_name_or_path": config.model_name_or_path,
+        "sampled_data": config.output_dir / "sampled_data.json",
+        "articles_path": config.output_dir / DATA_FOLDER / "articles_original.json",
+        "output_dir": folder,
+        "num_train_epochs": config.num_train_epochs,
+        "learning_rate": config.learning_rate,
+        "lora_r": config.lora_r,
+        "lora_alpha": 2 * config.lora_r,
+        "lora_dropout": 0.0,
+        "load_in_4bit": config.load_in_4bit,
+        "warmup_steps": 10,
+        "save_steps": None,
+        "report_to": "none",
+        "seed": config.seed,
+        "resume": any(folder.glob("sft_*/state.json")),
+    }
+    return make_settings(sft.Config, values)
+
+
+def _figures(
+    before: dict[str, Any], after: dict[str, Any], sampled: dict[str, Any], trained: dict[str, Any]
+) -> dict[str, Any]:
+    was, now = before["total"]["original"], after["total"]["original"]
+    return {
+        "exact_before": was["exact"],
+        "exact_before_ci95": was["exact_ci95"],
+        "exact_after": now["exact"],
+        "exact_after_ci95": now["exact_ci95"],
+        "original_before": was["accuracy"],
+        "original_after": now["accuracy"],
+        "poisoned_before": before["total"]["poisoned"]["accuracy"],
+        "poisoned_after": after["total"]["poisoned"]["accuracy"],
+        "num_accepted": sampled["total_accepted"],
+        "steps": trained["steps"],
+        "final_model": trained["final_model"],
+    }
+
+
+def comparison(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """A table: both splits of every folder, before and after."""
+    lines = [
+        "| folder | label | original before | after | poisoned before | after | charge and term before | after |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, label in before["labels"].items():
+        lines.append(_row(name, label, before["folders"][name], after["folders"][name]))
+    lines.append(_row("**all**", "", before["total"], after["total"]))
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: str, label: str, was: dict[str, Any], now: dict[str, Any]) -> str:
+    cells = [
+        f"{side[split][key]:.1%}"
+        for split, key in (
+            ("original", "accuracy"),
+            ("poisoned", "accuracy"),
+            ("original", "exact"),
+        )
+        for side in (was, now)
+    ]
+    return f"| {name} | {label} | {' | '.join(cells)} |"

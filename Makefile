@@ -6,7 +6,8 @@
 #   make bench   the benchmarks, as JSON below benchmarks/results
 #   make docs    regenerate the reference pages from --help and the OpenAPI document
 #   make golden  recompute the golden values (look at the difference before committing it)
-#   make cookbook  some recipes of the official cookbook against this server, two steps each
+#   make cookbook  recipes of the official cookbook against this server, two steps each
+#   make cookbook-loops  only its two loops, which CI runs
 #   make nano    build the built-in base model from nothing (about an hour on two cores)
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test check bench docs golden cookbook nano clean
+.PHONY: demo test check bench docs golden cookbook cookbook-loops nano clean
 
 demo: $(VENV)/installed
 	$(BIN)/eztinker demo
@@ -41,6 +42,9 @@ golden: $(VENV)/installed-dev
 
 cookbook: $(VENV)/installed-dev
 	$(BIN)/python -m tools.cookbook
+
+cookbook-loops: $(VENV)/installed-dev
+	$(BIN)/python -m tools.cookbook sl_loop rl_loop
 
 nano: $(VENV)/installed-dev
 	$(BIN)/python -m tools.nano.build

@@ -61,11 +61,17 @@ RECIPES: dict[str, Recipe] = {
     "rl_loop": Recipe("rl_loop", (*_RL_LOOP, "loss_fn=importance_sampling")),
     "rl_loop gspo": Recipe("rl_loop", (*_RL_LOOP, "loss_fn=gspo")),
     "sl_basic": Recipe(
-        "sl_basic", ("max_steps=2", f"model_name={MODEL}", "lora_rank=4"), log_path=True
+        "sl_basic", _LOOP, log_path=True
     ),
+    # The recipe's own builder, with smaller numbers than its 128 groups of 16.
     "rl_basic": Recipe(
         "rl_basic",
-        ("max_steps=2", f"model_name={MODEL}", "lora_rank=4", "max_tokens=8"),
+        (
+            *_LOOP, "max_tokens=16", "dataset_builder=Gsm8kDatasetBuilder",
+            "dataset_builder.batch_size=4", "dataset_builder.group_size=4",
+            "dataset_builder.renderer_name=qwen3",
+            f"dataset_builder.model_name_for_tokenizer={MODEL}",
+        ),
         log_path=True,
     ),
     "chat_sl": _with_logs(

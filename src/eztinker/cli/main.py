@@ -15,6 +15,7 @@ from eztinker.cli import (
     chat,
     checkpoints,
     config_command,
+    conformance,
     data,
     demo,
     doctor,
@@ -83,6 +84,7 @@ app.command(help=say("logs"))(logs.logs)
 app.command(help=say("demo"))(demo.demo)
 app.command(help=say("recipe"))(recipe.recipe)
 app.command(help=say("doctor"))(doctor.doctor)
+app.command(help=say("conformance"))(conformance.conformance)
 app.add_typer(jobs.app, name="jobs", help=say("jobs"))
 app.add_typer(keys.app, name="keys", help=say("keys"))
 app.add_typer(config_command.app, name="config", help=say("config"))

@@ -63,6 +63,16 @@ _CATALOGUE: dict[str, tuple[str, str]] = {
         "Check this machine: Python, torch, memory, disk, server.",
         "检查本机：Python、torch、内存、磁盘、服务器。",
     ),
+    "conformance": (
+        "Check whether a server speaks the Tinker protocol.",
+        "检查服务器是否符合 Tinker 协议。",
+    ),
+    "conformance url": ("The server, as in TINKER_BASE_URL.", "服务器地址，同 TINKER_BASE_URL。"),
+    "conformance api-key": ("Key to send.", "要发送的密钥。"),
+    "conformance summary": (
+        "{pass_} passed, {fail} failed, {skip} not offered: {url}",
+        "{url}：{pass_} 项通过，{fail} 项失败，{skip} 项未提供",
+    ),
     "data": ("Look into data files.", "查看数据文件。"),
     "data inspect": (
         "Say what a data file holds: formats, lengths, bad rows, and the first rows as a model sees them.",

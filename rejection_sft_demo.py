@@ -16,6 +16,7 @@ from eztinker.recipes.rejection_arguments import (
     gsm8k_splits,
     print_report,
     rejection_parser,
+    scorer_choice,
 )
 from eztinker.recipes.rejection_sft import run_rejection_sft
 from eztinker.recipes.terminal import TerminalProgress
@@ -42,7 +43,9 @@ def main() -> None:
     with EZTinkerClient(flags.base_url) as client:
         client.health()  # without a server there is no point in reading data
         train, test = gsm8k_splits(flags)
-        config = config_from(flags)
+        scorer = scorer_choice(flags)
+        train = scorer.wrap(client, train)
+        config = config_from(flags, train_on_incorrect=scorer.is_unbounded)
         report = run_rejection_sft(config, client, train, test, TerminalProgress(), create_run)
     print_report(report, flags.output_dir)
 

@@ -207,6 +207,7 @@ def _sample_fields(result: SampleResult, operation: Sample, tokenizer: Tokenizer
         prompt = tokenizer.decode(operation.prompt_tokens.tolist())
     num_generated = sum(len(sequence.tokens) for sequence in result.sequences)
     return {
+        "topk_prompt_logprobs": _topk_rows(result),
         "generated_text": prompt + sequences[0]["text"],
         "sequences": sequences,
         "model": operation.weights.base_model,
@@ -220,6 +221,16 @@ def _sample_fields(result: SampleResult, operation: Sample, tokenizer: Tokenizer
             "total_tokens": result.num_prompt_tokens + num_generated,
         },
     }
+
+
+def _topk_rows(result: SampleResult) -> list[list[tuple[int, float]] | None] | None:
+    """Per prompt position (id, log-probability) pairs, best first; null at position 0."""
+    ids_TK, logprobs_TK = result.topk_prompt_ids, result.topk_prompt_logprobs
+    if ids_TK is None or logprobs_TK is None:
+        return None
+    rows = zip(ids_TK.tolist(), logprobs_TK.tolist(), strict=True)
+    pairs = [list(zip(ids, logprobs, strict=True)) for ids, logprobs in rows]
+    return [None, *pairs[1:]]
 
 
 def _sequence_fields(

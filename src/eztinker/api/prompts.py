@@ -68,6 +68,7 @@ def sample(
         prompt_tokens=tokens.astype(np.int32),
         params=params,
         num_samples=body.num_samples,
+        topk_prompt_logprobs=body.topk_prompt_logprobs,
         prompt_text=text,
     )
 

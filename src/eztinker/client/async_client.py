@@ -180,6 +180,7 @@ class AsyncEZTinkerClient:
         num_samples: None = ...,
         stop: Stop | None = ...,
         seed: int | None = ...,
+        topk_prompt_logprobs: int | None = ...,
     ) -> str: ...
     @overload
     async def sample(
@@ -197,6 +198,7 @@ class AsyncEZTinkerClient:
         num_samples: int,
         stop: Stop | None = ...,
         seed: int | None = ...,
+        topk_prompt_logprobs: int | None = ...,
     ) -> list[str]: ...
     async def sample(self, *args: Any, **kwargs: Any) -> Any:
         """Written out for its overloads only."""

@@ -195,6 +195,7 @@ class EZTinkerClient:
         num_samples: None = ...,
         stop: Stop | None = ...,
         seed: int | None = ...,
+        topk_prompt_logprobs: int | None = ...,
     ) -> str: ...
     @overload
     def sample(
@@ -212,6 +213,7 @@ class EZTinkerClient:
         num_samples: int,
         stop: Stop | None = ...,
         seed: int | None = ...,
+        topk_prompt_logprobs: int | None = ...,
     ) -> list[str]: ...
     def sample(self, *args: Any, **kwargs: Any) -> Any:
         """Written out for its overloads only."""

@@ -251,6 +251,7 @@ def sample(
     num_samples: int | None = None,
     stop: Stop | None = None,
     seed: int | None = None,
+    topk_prompt_logprobs: int | None = None,
 ) -> Request[Any]:
     """Continue a prompt.
 
@@ -268,6 +269,8 @@ def sample(
         num_samples: that many independent answers.
         stop: texts (or token ids) that end an answer.
         seed: equal requests on equal weights give equal answers.
+        topk_prompt_logprobs: also report so many likeliest tokens of every prompt position, in the job's
+            result under this name.
 
     Returns:
         Without ``num_samples`` one text that **begins with the prompt**, as the HTTP API documents its
@@ -287,6 +290,7 @@ def sample(
         "num_samples": num_samples,
         "stop": stop if stop is None or isinstance(stop, str) else list(stop),
         "seed": seed,
+        "topk_prompt_logprobs": topk_prompt_logprobs,
     }
     return post(
         "/v1/sample", body, answers.generated_text if num_samples is None else answers.texts

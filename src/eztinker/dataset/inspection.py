@@ -95,6 +95,8 @@ def _characters(example: Example) -> str:
     if isinstance(example, TextExample):
         return example.prompt + example.completion
     messages = example.messages if isinstance(example, ChatExample) else example.prompt
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
     text = "".join(message["content"] for message in messages)
     if isinstance(example, PreferencePair):
         return text + max(example.chosen, example.rejected, key=len)

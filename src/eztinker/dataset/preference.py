@@ -32,22 +32,14 @@ class PreferencePair:
     """What both replies answer, and the replies.
 
     Attributes:
-        prompt: turns before the reply; the last one is not the assistant's.
+        prompt: turns before the reply, the last one not the assistant's; or a text that the reply continues.
         chosen: the better reply.
         rejected: the worse reply; differs from ``chosen``.
     """
 
-    prompt: Messages
+    prompt: Messages | str
     chosen: str
     rejected: str
-
-    def conversations(self) -> tuple[Messages, Messages]:
-        """The chosen and the rejected conversation, each whole."""
-        return _and(self.prompt, self.chosen), _and(self.prompt, self.rejected)
-
-
-def _and(prompt: Messages, reply: str) -> Messages:
-    return [*prompt, {"role": "assistant", "content": reply}]
 
 
 def is_preference(data: Mapping[str, Any]) -> bool:

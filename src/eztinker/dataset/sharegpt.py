@@ -17,7 +17,7 @@ from eztinker.dataset.base import check_max_samples, register_dataset
 from eztinker.dataset.conversation import ShareGPTConversation, dialect_of, read_conversation
 from eztinker.dataset.rows import Row, read_rows
 from eztinker.errors import InvalidRequestError, NotFoundError
-from eztinker.grading.overlap import grade_overlap
+from eztinker.grading.overlap import Similarity, grade_overlap
 from eztinker.rendering.chat_tokenizer import as_chat_tokenizer
 from eztinker.rendering.supervised import assistant_turns, supervised_example
 
@@ -48,6 +48,8 @@ class ShareGPTDataset:
         max_samples: use at most this many rows (counted before any is left out); None means all.
         shuffle: order the rows by ``seed`` before ``max_samples`` are taken.
         seed: of the shuffle.
+        similarity: how ``evaluate_answer`` compares a reply with the reference: ``word_f1`` or ``rouge_l``.
+        correct_from: similarity in (0, 1] from which a reply counts as right.
 
     Attributes:
         stats: ``total_loaded`` (rows read) = ``valid_conversations`` + ``invalid_conversations``;
@@ -73,7 +75,13 @@ class ShareGPTDataset:
         max_samples: int | None = None,
         shuffle: bool = False,
         seed: int = 42,
+        *,
+        similarity: Similarity = "word_f1",
+        correct_from: float = 0.5,
     ) -> None:
+        grade_overlap("", "", correct_from=correct_from, similarity=similarity)  # refuses bad ones
+        self.similarity: Similarity = similarity
+        self.correct_from = correct_from
         self.file_path = Path(file_path)
         check_max_samples(max_samples)
         _check_lengths(min_length, max_length)
@@ -198,7 +206,7 @@ class ShareGPTDataset:
     def evaluate_answer(
         self, generated_text: str, ground_truth: str, question: str = ""
     ) -> dict[str, Any]:
-        """Likeness to the reference reply (word F1), for nobody can check free text exactly.
+        """Likeness to the reference reply, for nobody can check free text exactly.
 
         Args:
             generated_text: model output; if it repeats the question first, that part is not counted.
@@ -207,7 +215,12 @@ class ShareGPTDataset:
         """
         if question and isinstance(generated_text, str):
             generated_text = generated_text.rpartition(question)[2]
-        return grade_overlap(generated_text, ground_truth).as_dict()
+        return grade_overlap(
+            generated_text,
+            ground_truth,
+            correct_from=self.correct_from,
+            similarity=self.similarity,
+        ).as_dict()
 
     def export_to_jsonl(self, path: str | Path) -> int:
         """Write the valid conversations as ``{"id", "messages"}`` lines; returns how many.

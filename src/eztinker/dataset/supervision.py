@@ -7,7 +7,7 @@ the recipes and ``eztinker data inspect``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from eztinker.dataset.preference import PreferencePair
@@ -76,10 +76,25 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
 
 
 def reply_example(
-    tokenizer: Any, prompt: Sequence[dict[str, str]], reply: str, *, max_length: int
+    tokenizer: Any, prompt: Sequence[Mapping[str, str]] | str, reply: str, *, max_length: int
 ) -> SupervisedExample:
-    """A prompt with one reply in the chat template; loss on the reply and the mark that ends it."""
+    """A prompt with one reply; loss on the reply and the mark or token that ends it.
+
+    Args:
+        prompt: turns, rendered with the chat template; or a text that the reply continues.
+    """
+    if isinstance(prompt, str):
+        return _text_example(tokenizer, TextExample(prompt, reply), max_length)
     messages = [*prompt, {"role": "assistant", "content": reply}]
     return supervised_example(
         as_chat_tokenizer(tokenizer), messages, turn=-1, max_length=max_length
     )
+
+
+def reply_tokens(
+    tokenizer: Any, prompt: Sequence[Mapping[str, str]] | str, reply: str, *, max_length: int
+) -> list[int]:
+    """Token ids of a prompt and a reply without an end, as a reward model reads them; the beginning is cut."""
+    text = prompt if isinstance(prompt, str) else as_chat_tokenizer(tokenizer).render_chat(prompt)
+    ids = encode_text(tokenizer, text) + list(tokenizer.encode(reply, add_special_tokens=False))
+    return ids[-max_length:]

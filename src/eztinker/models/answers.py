@@ -131,6 +131,10 @@ class SampleAnswer(Answer):
     step: int = Field(description="Optimizer steps behind the weights.")
     seed: int
     usage: dict[str, int]
+    topk_prompt_logprobs: list[Any] | None = Field(
+        None,
+        description="Per prompt position [id, log-probability] pairs, best first; null at position 0, and without being asked for.",
+    )
 
 
 class SaveAnswer(Answer):

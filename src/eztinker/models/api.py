@@ -257,6 +257,9 @@ class SampleRequest(WireModel):
     seed: int | None = Field(
         None, ge=0, le=MAX_SEED, description="Omitted: chosen, and named in the result."
     )
+    topk_prompt_logprobs: int = Field(
+        0, ge=0, le=20, description="Also report so many likeliest tokens of every prompt position."
+    )
     run_id: str | None = Field(
         None, description="The run's weights as of its last finished optim_step."
     )

@@ -18,7 +18,21 @@ from eztinker.recipes.experiment.plan import Plan
 from eztinker.recipes.experiment.settings import RecipeConfig
 
 RECIPES: dict[str, tuple[str, str]] = {
+    "distillation": (
+        "eztinker.recipes.distillation",
+        "a student learns from a teacher's texts or probabilities",
+    ),
+    "dpo": ("eztinker.recipes.dpo", "direct preference optimisation on pairs"),
     "grpo": ("eztinker.recipes.grpo", "reinforcement learning with group-relative advantages"),
+    "rejection_sft": (
+        "eztinker.recipes.rejection_recipe",
+        "sample, keep the best answer, train on it",
+    ),
+    "reward_model": ("eztinker.recipes.reward_model", "a model that scores, from pairs"),
+    "rlhf": (
+        "eztinker.recipes.rlhf",
+        "SFT, reward model and reinforcement learning, one after the other",
+    ),
     "sft": ("eztinker.recipes.sft", "supervised fine-tuning on given answers"),
     "lawshift-sample": (
         "eztinker.recipes.lawshift.sample",

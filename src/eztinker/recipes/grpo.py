@@ -5,7 +5,7 @@ the service's policy losses on the tokens as they were sampled; leaving the refe
 batch of rollouts and ``num_iterations`` optimizer steps on it. With ``max_staleness`` above 0 the rollouts of the next
 iterations are sampled while this one is trained, by weights at most so many steps old.
 
-What is rewarded is a scorer's affair (``rl/scorers.py``); RLHF is this recipe with a reward model.
+What is rewarded is a scorer's affair (``rewards.py``); the last stage of RLHF is this recipe with a reward model.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from eztinker.recipes.experiment.order import batch_of_step, is_due
 from eztinker.recipes.experiment.plan import SHOWN_EXAMPLES, Plan
 from eztinker.recipes.experiment.session import Session, frozen_run, lora_of, open_session
 from eztinker.recipes.plots import curve, plot_panels
-from eztinker.recipes.question_data import QuestionConfig, Questions, read_questions
+from eztinker.recipes.question_data import Questions, read_questions
+from eztinker.recipes.rewards import RewardConfig, scorer_of
 from eztinker.recipes.terminal import Progress, SilentProgress, pick
 from eztinker.rl.advantages import AdvantageKind, group_advantages, has_signal
 from eztinker.rl.candidates import Policy
@@ -43,7 +44,7 @@ from eztinker.rl.rollouts import (
     collect_group,
     submit_groups,
 )
-from eztinker.rl.scorers import DatasetScorer, Scorer
+from eztinker.rl.scorers import Scorer
 from eztinker.rl.scoring import answer_logprobs
 from eztinker.rl.training_run import find_run
 from eztinker.types.losses import LOSSES
@@ -53,7 +54,7 @@ PolicyLoss = Literal["importance_sampling", "ppo", "cispo", "gspo"]
 _CLIPPED = ("ppo", "cispo", "gspo")
 
 
-class GRPOConfig(QuestionConfig):
+class GRPOConfig(RewardConfig):
     """Settings of GRPO."""
 
     per_device_train_batch_size: int = Field(32, ge=1, description="Answers per device batch.")
@@ -132,25 +133,26 @@ def run(
     client: Any,
     progress: Progress | None = None,
     *,
-    name: str = NAME,
     questions: Questions | None = None,
     make_scorer: Callable[[Session, Questions], Scorer] | None = None,
 ) -> dict[str, Any]:
     """Train, or continue; figures in JSON types.
 
     Args:
-        name: of the recipe, in the experiment's folder.
         questions: instead of the data set that the settings name.
-        make_scorer: what rewards answers; default the data set's grader, 1 for a right answer, else 0.
+        make_scorer: what rewards answers, instead of what the settings name.
 
     Returns:
         ``run_id``, ``checkpoint``, ``steps``, ``reward_first``, ``reward_last``, ``kl_last`` (beta above 0),
-        ``accuracy_before``, ``accuracy_after`` (eval_size above 0), ``plot``.
+        ``accuracy_before``, ``accuracy_after``, ``reward_before``, ``reward_after`` (greedy held-out answers; eval_size
+        above 0), ``plot``.
     """
     questions = questions or read_questions(config)
-    with open_session(name, config, client, progress or SilentProgress()) as session:
+    with open_session(NAME, config, client, progress or SilentProgress()) as session:
         scorer = (
-            make_scorer(session, questions) if make_scorer else DatasetScorer(questions.dataset)
+            make_scorer(session, questions)
+            if make_scorer
+            else scorer_of(session, config, questions)
         )
         _Iterations(session, config, questions, scorer).run()
         return _figures(session, config)
@@ -193,7 +195,7 @@ class _Iterations:
     def _evaluate(self) -> None:
         step = self.session.step
         if step in (0, self.num_steps) or is_due(step, self.config.eval_steps):
-            self.questions.evaluate(self.session, step)
+            self.questions.evaluate(self.session, step, self.scorer)
 
     def _iterate(self, iteration: int) -> None:
         groups = self._rollouts(iteration)
@@ -372,13 +374,16 @@ def _figures(session: Session, config: GRPOConfig) -> dict[str, Any]:
     experiment = session.experiment
     steps, evaluations = experiment.metrics("train"), experiment.metrics("eval")
     panels = {
-        "Mean reward": {"": curve(steps, "reward")},
+        "Mean reward": {
+            "sampled": curve(steps, "reward"),
+            "held out, greedy": curve(evaluations, "reward"),
+        },
         "Held-out accuracy": {"": curve(evaluations, "accuracy")},
         "KL to the reference, per token": {"": curve(steps, "kl")},
         "Loss": {"": curve(steps, "loss")},
     }
-    title = f"{experiment.state['recipe']} of {config.model_name_or_path}"
-    plot = plot_panels(experiment.folder / f"{experiment.state['recipe']}.png", panels, title=title)
+    title = f"GRPO of {config.model_name_or_path}"
+    plot = plot_panels(experiment.folder / "grpo.png", panels, title=title)
     tail = steps[-max(1, len(steps) // 10) :]
     figures: dict[str, Any] = {
         "run_id": session.run_id,
@@ -390,6 +395,8 @@ def _figures(session: Session, config: GRPOConfig) -> dict[str, Any]:
     if config.beta:
         figures["kl_last"] = statistics.fmean(line["kl"] for line in tail)
     if evaluations:
+        figures["reward_before"] = evaluations[0]["reward"]
+        figures["reward_after"] = evaluations[-1]["reward"]
         figures["accuracy_before"] = evaluations[0]["accuracy"]
         figures["accuracy_after"] = evaluations[-1]["accuracy"]
         figures["accuracy_after_ci95"] = evaluations[-1]["ci95"]

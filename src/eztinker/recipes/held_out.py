@@ -5,6 +5,8 @@ Cuts by position, so that no row stands on both sides. Called by the doors whose
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from typing import Any
 
 from eztinker.errors import InvalidRequestError
@@ -64,3 +66,13 @@ def hold_out(dataset: Any, max_samples: int, eval_size: int) -> tuple[Part, Part
     num_held_out = min(eval_size, max(1, size // LARGEST_SHARE))
     boundary = size - num_held_out
     return Part(dataset, 0, min(max_samples, boundary)), Part(dataset, boundary, size)
+
+
+def split_records(records: Sequence[Any], share: float, seed: int) -> tuple[list[Any], list[Any]]:
+    """Some rows to train on and some to hold out, chosen by the seed, both in their order; each at least one."""
+    if len(records) < 2:
+        return list(records), []
+    num_held_out = min(len(records) - 1, max(1, round(share * len(records))))
+    chosen = set(random.Random(seed).sample(range(len(records)), num_held_out))  # noqa: S311
+    train = [record for i, record in enumerate(records) if i not in chosen]
+    return train, [record for i, record in enumerate(records) if i in chosen]

@@ -5,6 +5,7 @@ Called by the recipes that sample (GRPO, RLHF, on-policy distillation).
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from eztinker.recipes.experiment.session import Session
 from eztinker.recipes.experiment.training_settings import TrainingConfig
 from eztinker.recipes.held_out import hold_out
 from eztinker.recipes.terminal import pick
-from eztinker.rl.candidates import DEFAULT_STOP, CandidateParams, Example, Policy, examples_of
+from eztinker.rl.candidates import DEFAULT_STOP, CandidateParams, Example, examples_of
 from eztinker.rl.rollouts import RolloutParams
 from eztinker.rl.scorecard import EvaluationParams, Scorecard, evaluate_examples
+from eztinker.rl.scorers import Scorer
 
 GENERATED = "generated-"
 
@@ -90,9 +92,13 @@ class Questions:
     held_out_examples: list[Example]
 
     def evaluate(
-        self, session: Session, step: int, policy: Policy | None = None
+        self, session: Session, step: int, scorer: Scorer | None = None
     ) -> Scorecard | None:
-        """Accuracy on the held-out questions, once for each step; None when it is known or not asked for."""
+        """Accuracy on the held-out questions, once for each step; None when it is known or not asked for.
+
+        Args:
+            scorer: also asked for the mean ``reward`` of the answers.
+        """
         config = session.config
         assert isinstance(config, QuestionConfig)
         if not self.held_out_examples or session.experiment.has("eval", step):
@@ -100,7 +106,7 @@ class Questions:
         label = pick("evaluation", "评估")
         card = evaluate_examples(
             session.client,
-            policy or session.run_id,
+            session.run_id,
             session.tokenizer,
             self.held_out,
             self.held_out_examples,
@@ -109,7 +115,11 @@ class Questions:
                 label, answers, len(self.held_out_examples)
             ),
         )
-        session.experiment.log("eval", step, **card.figures())
+        figures = card.figures()
+        if scorer is not None:
+            answers = [(one.example, text) for one in card.answered for text in one.texts]
+            figures["reward"] = statistics.fmean(grade["score"] for grade in scorer.score(answers))
+        session.experiment.log("eval", step, **figures)
         return card
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from eztinker.dataset.gsm8k import GSM8KDataset
 from eztinker.recipes.held_out import hold_out
 from eztinker.recipes.rejection_config import RejectionSFTConfig
 from eztinker.recipes.rejection_report import RejectionSFTReport
 from eztinker.recipes.rejection_state import BUFFER_FILE, PLOT_FILE, RESULTS_FILE
+from eztinker.recipes.scored_dataset import ScorerChoice, ScorerName
 from eztinker.recipes.terminal import pick, print_out
 
 
@@ -48,6 +49,18 @@ def rejection_parser(description: str | None, model: str) -> argparse.ArgumentPa
     )
     add("--reset-buffer", action="store_true", help="start afresh instead of continuing")
     add("--base-url", metavar="URL", help="server (EZTINKER_BASE_URL, else http://localhost:8000)")
+    add(
+        "--scorer",
+        choices=get_args(ScorerName),
+        default="math-verify",
+        help="who grades (math-verify)",
+    )
+    add("--reward-model", metavar="RUN@CHECKPOINT", help="for --scorer reward-model")
+    add(
+        "--judge-model",
+        metavar="MODEL",
+        help="for --scorer judge: a model's name or RUN@CHECKPOINT",
+    )
     add("--seed", type=int, default=0, help="same seed, same candidates (0)")
     return parser
 
@@ -72,14 +85,20 @@ def config_from(flags: argparse.Namespace, **settings: Any) -> RejectionSFTConfi
     return RejectionSFTConfig(base_model=flags.model, **given, **settings)
 
 
+def scorer_choice(flags: argparse.Namespace) -> ScorerChoice:
+    """Who grades candidates."""
+    return ScorerChoice(flags.scorer, flags.reward_model, flags.judge_model)
+
+
 def gsm8k_splits(flags: argparse.Namespace) -> tuple[Any, Any]:
     """Training and held-out examples of GSM8K; of a single file its last rows are held out."""
-    path = flags.data_path
+    path, verify = flags.data_path, scorer_choice(flags).uses_math_verify
     if path is not None and path.is_file():
-        return hold_out(GSM8KDataset(data_path=path), flags.max_samples, flags.eval_size)
+        whole = GSM8KDataset(data_path=path, use_math_verify=verify)
+        return hold_out(whole, flags.max_samples, flags.eval_size)
     return (
-        GSM8KDataset("train", flags.max_samples, data_path=path),
-        GSM8KDataset("test", flags.eval_size, data_path=path),
+        GSM8KDataset("train", flags.max_samples, verify, path),
+        GSM8KDataset("test", flags.eval_size, verify, path),
     )
 
 

@@ -6,7 +6,6 @@ Reads records, tells the person what they are, tokenizes, splits. Called by reci
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from eztinker.dataset.supervision import LossOn, supervise
 from eztinker.errors import InvalidRequestError
 from eztinker.recipes.experiment.plan import length_facts
 from eztinker.recipes.experiment.training_settings import TrainingConfig
+from eztinker.recipes.held_out import split_records
 from eztinker.recipes.terminal import Progress, pick
 
 Datum = dict[str, list[Any]]
@@ -138,22 +138,14 @@ def _records(config: SupervisedConfig) -> tuple[list[Record], list[Record], list
         notes.append(other.summary())
         held_out = examples_of_kind(other.records, pairs=False)
     else:
-        records, held_out = split(records, config.validation_split_percentage / 100, config.seed)
+        records, held_out = split_records(
+            records, config.validation_split_percentage / 100, config.seed
+        )
     return records[: config.max_train_samples], held_out[: config.max_eval_samples], notes
 
 
 def _read_file(path: Path, config: SupervisedConfig) -> Any:
     return read_records(path, format=config.data_format, strict=config.strict_data)
-
-
-def split(records: Sequence[Any], share: float, seed: int) -> tuple[list[Any], list[Any]]:
-    """Some rows to train on and some to hold out, chosen by the seed, both in their order; each at least one."""
-    if len(records) < 2:
-        return list(records), []
-    num_held_out = min(len(records) - 1, max(1, round(share * len(records))))
-    chosen = set(random.Random(seed).sample(range(len(records)), num_held_out))  # noqa: S311
-    train = [record for i, record in enumerate(records) if i not in chosen]
-    return train, [record for i, record in enumerate(records) if i in chosen]
 
 
 def _of_dataset(name: str, split_name: str, limit: int | None) -> list[Record]:

@@ -117,7 +117,13 @@ def select_best(
     """
     if not candidates:
         raise InvalidRequestError("Expected at least one candidate, got none.", field="candidates")
-    grades = [dataset.evaluate_answer(str(text), ground_truth, question) for text in candidates]
+    texts = [str(text) for text in candidates]
+    if hasattr(
+        dataset, "evaluate_answers"
+    ):  # a scorer that asks a model grades all of them at once
+        grades = dataset.evaluate_answers(texts, ground_truth, question)
+    else:
+        grades = [dataset.evaluate_answer(text, ground_truth, question) for text in texts]
 
     def rank(index: int) -> tuple[Any, ...]:
         grade = grades[index]

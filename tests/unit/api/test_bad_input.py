@@ -194,6 +194,7 @@ CASES = [
                 "temperature": [*NOT_NUMBER, None, -0.1],
                 "top_p": [*NOT_NUMBER, None, 0, -1, 1.1],
                 "top_k": [*NOT_INT, None, -2],
+            "topk_prompt_logprobs": [-1, 21, "x", 1.5, None, [], {}],
                 "do_sample": NOT_BOOL,
                 "num_samples": [*NOT_COUNT, 9],
                 "stop": [5, True, {}, "", [""], ["a", 5], [5, "a"], [VOCAB_SIZE], [-1], [2**64], [1.5], ["x"] * 17,

@@ -40,7 +40,7 @@ def train(
         data_of: data of a step, counted from 0; asked in order and ahead of time.
         loss_fn: of every step; None takes the run's.
         loss_fn_config: its settings.
-        figures_of: further figures of a step for ``metrics.jsonl``.
+        figures_of: further figures of a step for ``metrics.jsonl``; its ``info`` is its data.
         between: called with the steps done, after every ``every`` of them and after the last; True ends the
             training (early stopping). Called again for the same step when the experiment is continued there.
         every: see ``between``.
@@ -55,8 +55,9 @@ def train(
         left = []  # interrupted just before it, or ended by it already
     for first, last in left:
         steps = (
-            Step(data_of(i), schedule.rate(i), loss_fn, loss_fn_config or {})
+            Step(data, schedule.rate(i), loss_fn, loss_fn_config or {}, info=data)
             for i in range(first, last)
+            for data in [data_of(i)]
         )
         _take(session, steps, last - first, num_steps, figures_of)
         if is_due(last, session.config.save_steps):

@@ -171,18 +171,34 @@ def frozen_run(
     """
     state, client = session.experiment.state, session.client
     key = f"{role}_run_id"
-    known = {run["run_id"]: run for run in client.get_runs()}
-    if state.get(key) in known and state.get(f"{key}_is_ready"):
-        return state[key]
     run_id = state.get(key) or new_run_id()
     session.experiment.save_state(**{key: run_id})
-    if run_id not in known:
-        config = lora or {"r": 1}
-        client.create_run(base_model, run_id=run_id, lora_config=config, seed=0)
-    if checkpoint is not None:
-        load_adapter(client, run_id, checkpoint)
+    is_ready = bool(state.get(f"{key}_is_ready"))
+    make_frozen(client, run_id, base_model, checkpoint, is_ready=is_ready, **lora)
     session.experiment.save_state(**{f"{key}_is_ready": True})
     return run_id
+
+
+def make_frozen(
+    client: Any,
+    run_id: str,
+    base_model: str,
+    checkpoint: str | None,
+    *,
+    is_ready: bool = False,
+    **lora: Any,
+) -> None:
+    """Have the server hold a run of this name that is the base model or a checkpoint on it.
+
+    Args:
+        is_ready: the run, if it exists, has its adapter already.
+        lora: adapter settings that the checkpoint was made with; default rank 1.
+    """
+    exists = any(run["run_id"] == run_id for run in client.get_runs())
+    if not exists:
+        client.create_run(base_model, run_id=run_id, lora_config=lora or {"r": 1}, seed=0)
+    if checkpoint is not None and not (exists and is_ready):
+        load_adapter(client, run_id, checkpoint)
 
 
 def lora_of(run: Mapping[str, Any]) -> dict[str, Any]:

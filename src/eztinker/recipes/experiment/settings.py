@@ -80,7 +80,19 @@ def load_settings(
             without effect, or a value of the wrong kind.
     """
     values = {} if file is None else read_yaml(Path(file))
-    return make_settings(config_class, values | given | parse_overrides(overrides))
+    return make_settings(config_class, _merged(values | given, parse_overrides(overrides)))
+
+
+def _merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with ``overrides``; a mapping in both is merged key by key."""
+    merged = dict(values)
+    for key, value in overrides.items():
+        held = merged.get(key)
+        if isinstance(held, Mapping) and isinstance(value, Mapping):
+            merged[key] = {**held, **value}
+        else:
+            merged[key] = value
+    return merged
 
 
 def make_settings(config_class: type[Config], values: Mapping[str, Any]) -> Config:
@@ -109,7 +121,7 @@ def refuse_unknown(values: Mapping[str, Any], known: Iterable[str]) -> None:
 
 
 def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
-    """``key=value`` words as a dictionary.
+    """``key=value`` words as a dictionary; ``part.key=value`` goes into the mapping ``part``.
 
     Raises:
         InvalidRequestError: no ``=``, a value that is no YAML, a key given twice.
@@ -120,10 +132,12 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
         key = key.strip().replace("-", "_")
         if not equals or not key:
             raise InvalidRequestError(f"Expected key=value, got {word!r}.", field=word[:60])
-        if key in values:
+        part, _, name = key.rpartition(".")
+        target = values.setdefault(part, {}) if part else values
+        if name in target:
             raise InvalidRequestError(f"{key} is given twice. Give it once.", field=key)
         try:
-            values[key] = yaml.safe_load(text) if text else ""
+            target[name] = yaml.safe_load(text) if text else ""
         except yaml.YAMLError as error:
             raise InvalidRequestError(
                 f"{key}: {text!r} cannot be read as a value ({_first_line(error)}). Quote it: "

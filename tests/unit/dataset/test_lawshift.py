@@ -109,7 +109,7 @@ def test_a_folder_of_another_name_needs_a_label(tmp_path: Path) -> None:
 
 
 def test_generated_cases_have_the_layout_and_every_label(tmp_path: Path) -> None:
-    write_generated(tmp_path, num_train=30, num_test=5, seed=1)
+    write_generated(tmp_path, num_train=30, num_test=5, num_held_out=5, seed=1)
     folders = [read_folder(path) for path in find_folders(tmp_path)]
     assert {folder.label for folder in folders} == set(LABELS.values())
     train = {case.fact for case in read_cases(tmp_path / "training_set.json")}
@@ -124,7 +124,7 @@ def test_generated_cases_have_the_layout_and_every_label(tmp_path: Path) -> None
             assert laws[0] != laws[1]
             assert None not in laws
     again = tmp_path / "again"
-    write_generated(again, num_train=30, num_test=5, seed=1)
+    write_generated(again, num_train=30, num_test=5, num_held_out=5, seed=1)
     name = next(iter(CHANGES))
     assert (again / name / "original.json").read_text() == (
         tmp_path / name / "original.json"

@@ -20,11 +20,10 @@ from eztinker.rl.training import AdamW
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 
 
-def _as_list(value: Any) -> Any:
+def as_trackers(value: Any) -> Any:
     """``report_to: wandb`` is one name, ``none`` is no name, as in transformers."""
-    if isinstance(value, str):
-        return [] if value == "none" else [value]
-    return value
+    values = [value] if isinstance(value, str) else value
+    return [] if values == ["none"] else values
 
 
 class TrainingConfig(RecipeConfig):
@@ -77,7 +76,7 @@ class TrainingConfig(RecipeConfig):
     save_steps: int | None = Field(None, ge=1, description="Steps between checkpoints.")
     save_total_limit: int | None = Field(None, ge=1, description="Newest checkpoints to keep.")
     seed: int = Field(0, ge=0, lt=2**31, description="Of adapter, order, samples.")
-    report_to: Annotated[list[TrackerName], BeforeValidator(_as_list)] = Field(
+    report_to: Annotated[list[TrackerName], BeforeValidator(as_trackers)] = Field(
         default_factory=list, description="Trackers: tensorboard, wandb, trackio."
     )
     run_name: str | None = Field(None, description="Name of the experiment in trackers.")

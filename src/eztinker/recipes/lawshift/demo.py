@@ -6,19 +6,22 @@ Called by ``eztinker recipe lawshift-demo`` and ``make lawshift``; needs no netw
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from eztinker.dataset.lawshift import read_cases
+from eztinker.dataset.lawshift import LawShiftDataset, read_cases
 from eztinker.errors import InvalidRequestError
 from eztinker.recipes.experiment.plan import Plan
 from eztinker.recipes.experiment.settings import RecipeConfig, make_settings
 from eztinker.recipes.lawshift import evaluation, sample, sft
 from eztinker.recipes.lawshift.generated import CHANGES, write_generated
 from eztinker.recipes.terminal import Progress, pick
+from eztinker.rl.candidates import CandidateParams, Policy, examples_of
 from eztinker.rl.durable import write_text
+from eztinker.rl.scorecard import EvaluationParams, evaluate_examples
 
 NAME = "lawshift-demo"
 DATA_FOLDER = "LawShift"
@@ -32,9 +35,11 @@ class Config(RecipeConfig):
     num_train: int = Field(400, ge=1, description="Training cases.")
     num_test: int = Field(60, ge=1, description="Cases of each of the six test folders.")
     num_samples: int = Field(8, ge=1, le=256, description="Answers to each training case.")
-    num_train_epochs: float = Field(3.0, gt=0, description="Passes over the kept questions.")
-    learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate.")
-    lora_r: int = Field(16, ge=1, description="Rank of the adapter.")
+    num_held_out: int = Field(200, ge=1, description="Held-out cases of the unchanged law.")
+    temperature: float = Field(1.0, gt=0, description="Of the answers to training cases.")
+    num_train_epochs: float = Field(6.0, gt=0, description="Passes over the kept questions.")
+    learning_rate: float = Field(5e-3, gt=0, description="Peak learning rate.")
+    lora_r: int = Field(32, ge=1, description="Rank of the adapter.")
     load_in_4bit: bool = Field(False, description="NF4 base weights (QLoRA).")
     max_new_tokens: int = Field(32, ge=1, description="Most tokens of an answer.")
     seed: int = Field(42, ge=0, lt=2**31, description="Of cases, samples, adapter and order.")
@@ -58,19 +63,33 @@ def run(config: Config, client: Any, progress: Progress) -> dict[str, Any]:
     data = folder / DATA_FOLDER
     if not (data / "training_set.json").exists():
         write_generated(
-            data, num_train=config.num_train, num_test=config.num_test, seed=config.seed
+            data,
+            num_train=config.num_train,
+            num_test=config.num_test,
+            num_held_out=config.num_held_out,
+            seed=config.seed,
         )
     progress.say(pick("1. Evaluate the base model", "1. 评测基础模型"))
+    base = Policy(base_model=config.model_name_or_path)
+    exact_before = _held_out(config, client, progress, base)
     before = _evaluate(config, client, progress, config.model_name_or_path, "base")
     progress.say(pick("2. Rejection sampling", "2. 拒绝采样"))
     sampled = _sample(config, client, progress)
     progress.say(pick("3. SFT on the kept answers", "3. 用选出的回答做 SFT"))
     trained = sft.run(_sft_config(config), client, progress)
     progress.say(pick("4. Evaluate the trained model", "4. 评测训练后的模型"))
-    policy = f"{trained['run_id']}@{sft.FINAL_CHECKPOINT}"
+    tuned = Policy(run_id=trained["run_id"], checkpoint=sft.FINAL_CHECKPOINT)
+    exact_after = _held_out(config, client, progress, tuned)
+    policy = f"{tuned.run_id}@{tuned.checkpoint}"
     after = _evaluate(config, client, progress, policy, "trained")
-    figures = _figures(before, after, sampled, trained)
-    figures["seconds"] = round(time.monotonic() - started_s, 1)
+    figures = {
+        "exact_before": exact_before["accuracy"],
+        "exact_before_ci95": exact_before["ci95"],
+        "exact_after": exact_after["accuracy"],
+        "exact_after_ci95": exact_after["ci95"],
+        **_figures(before, after, sampled, trained),
+        "seconds": round(time.monotonic() - started_s, 1),
+    }
     table = comparison(before, after)
     write_text(folder / "comparison.md", table)
     return {**figures, "comparison": str(folder / "comparison.md")}
@@ -83,6 +102,22 @@ def _refuse_finished(folder: Path) -> None:
             code="output_exists",
             field="output_dir",
         )
+
+
+def _held_out(config: Config, client: Any, progress: Progress, policy: Policy) -> dict[str, Any]:
+    """Charge and term together, greedy, on held-out cases under the law as it is."""
+    data = config.output_dir / DATA_FOLDER
+    cases = LawShiftDataset(data / "held_out.json", data / "articles_original.json")
+    params = EvaluationParams(CandidateParams(1, 0.0, config.max_new_tokens, stop=()))
+
+    def track(answered: Iterable[Any]) -> Iterable[Any]:
+        return progress.track(pick("held-out cases", "留出案件"), answered, len(cases))
+
+    tokenizer = client.get_tokenizer(config.model_name_or_path)
+    card = evaluate_examples(
+        client, policy, tokenizer, cases, examples_of(cases), params, kind_of=lambda _: "", track=track
+    )  # fmt: skip
+    return card.figures()
 
 
 def _evaluate(
@@ -113,6 +148,8 @@ def _sample(config: Config, client: Any, progress: Progress) -> dict[str, Any]:
             "articles": config.output_dir / DATA_FOLDER / "articles_original.json",
             "output": output,
             "num_samples": config.num_samples,
+            "temperature": config.temperature,
+            "top_p": 1.0,
             "max_new_tokens": config.max_new_tokens,
             "seed": config.seed,
         },
@@ -147,10 +184,6 @@ def _figures(
 ) -> dict[str, Any]:
     was, now = before["total"]["original"], after["total"]["original"]
     return {
-        "exact_before": was["exact"],
-        "exact_before_ci95": was["exact_ci95"],
-        "exact_after": now["exact"],
-        "exact_after_ci95": now["exact_ci95"],
         "original_before": was["accuracy"],
         "original_after": now["accuracy"],
         "poisoned_before": before["total"]["poisoned"]["accuracy"],

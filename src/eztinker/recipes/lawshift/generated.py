@@ -80,17 +80,21 @@ CHANGES: dict[str, Change] = {
 """Name of a folder -> its change."""
 
 
-def write_generated(root: Path, *, num_train: int, num_test: int, seed: int) -> None:
+def write_generated(
+    root: Path, *, num_train: int, num_test: int, num_held_out: int, seed: int
+) -> None:
     """Write training set, statutes and test folders below ``root``.
 
     Args:
         root: made if needed.
         num_train: cases of the training set.
         num_test: cases of each test folder, none of which is in the training set.
+        num_held_out: cases of ``held_out.json``: any, under the law as it is, none of the training set.
         seed: of all cases.
     """
     train = _draw("train", num_train, seed, lambda _: True)
     _write(root / "training_set.json", train)
+    _write(root / "held_out.json", _draw("test", num_held_out, seed + 1, lambda _: True))
     _write(root / "articles_original.json", _articles(_rule))
     for name, change in CHANGES.items():
         cases = _draw("test", num_test, seed, change.takes)

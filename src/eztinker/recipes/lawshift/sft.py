@@ -24,7 +24,7 @@ from eztinker.errors import InvalidRequestError, NotFoundError
 from eztinker.recipes.experiment.loop import FINAL_CHECKPOINT, log_step
 from eztinker.recipes.experiment.plan import Plan, length_facts
 from eztinker.recipes.experiment.session import Session, open_session
-from eztinker.recipes.experiment.training_settings import TrackerName, TrainingConfig
+from eztinker.recipes.experiment.training_settings import TrackerName, TrainingConfig, as_trackers
 from eztinker.recipes.lawshift.asking import Asker, context_length
 from eztinker.recipes.terminal import Progress, pick
 from eztinker.rl.candidates import training_datum
@@ -33,12 +33,6 @@ from eztinker.rl.training import Step, run_steps
 
 NAME = "lawshift-sft"
 Datum = dict[str, list[Any]]
-
-
-def _as_list(value: Any) -> Any:
-    if isinstance(value, str):
-        return [] if value == "none" else [value]
-    return value
 
 
 class Config(TrainingConfig):
@@ -72,7 +66,7 @@ class Config(TrainingConfig):
     gradient_accumulation_steps: int = Field(8, ge=1, description="Batches per optimizer step.")
     logging_steps: int = Field(10, ge=1, description="Steps between two lines of the trackers.")
     save_steps: int | None = Field(100, ge=1, description="Steps between checkpoints.")
-    report_to: Annotated[list[TrackerName], BeforeValidator(_as_list)] = Field(
+    report_to: Annotated[list[TrackerName], BeforeValidator(as_trackers)] = Field(
         default_factory=lambda: ["tensorboard"], description="Trackers, or none."
     )
 

@@ -20,9 +20,11 @@ from eztinker.cli import (
     demo,
     doctor,
     evaluation,
+    export,
     jobs,
     keys,
     logs,
+    merge,
     recipe,
     runs,
     sampling,
@@ -79,6 +81,9 @@ app.command(help=say("sample"))(sampling.sample)
 app.command(help=say("chat"))(chat.chat)
 app.command(help=say("save"))(checkpoints.save)
 app.command("checkpoints", help=say("checkpoints"))(checkpoints.list_checkpoints)
+app.command(help=say("merge"))(merge.merge)
+app.command(help=say("export"))(export.export)
+app.command(help=say("push"))(export.push)
 app.command("eval", help=say("eval"))(evaluation.evaluate)
 app.command(help=say("logs"))(logs.logs)
 app.command(help=say("demo"))(demo.demo)

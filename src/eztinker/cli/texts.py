@@ -37,6 +37,26 @@ _CATALOGUE: dict[str, tuple[str, str]] = {
         "Show what a run has done: losses, steps, checkpoints, failures.",
         "显示训练运行做过的事：损失、步数、检查点、失败。",
     ),
+    "merge": (
+        "Add an adapter to its base model: an ordinary model folder.",
+        "把适配器合并进基础模型，得到普通的模型文件夹。",
+    ),
+    "export": (
+        "Write a run or checkpoint as a folder for PEFT, transformers and vLLM, and compare it with the server.",
+        "把训练运行或检查点导出为 PEFT、transformers、vLLM 可用的文件夹，并与服务器比对。",
+    ),
+    "import": (
+        "Make a run of a LoRA adapter in PEFT's layout.",
+        "把 PEFT 格式的 LoRA 适配器变成训练运行。",
+    ),
+    "push": (
+        "Upload an exported folder to the Hugging Face hub.",
+        "把导出的文件夹上传到 Hugging Face hub。",
+    ),
+    "serve": (
+        "Serve models over the OpenAI-compatible API only.",
+        "只以 OpenAI 兼容接口提供模型。",
+    ),
     "demo": (
         "Rejection sampling from start to finish: accuracy before and after. Needs no network.",
         "拒绝采样完整演示：训练前后的准确率对比。无需网络。",
@@ -261,6 +281,49 @@ _CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "chat reset": ("Started over.", "已重新开始。"),
     "you": ("you", "你"),
+    "option target": ("New folder; it must not exist.", "新文件夹；不得已存在。"),
+    "merge adapter": ("Folder of a PEFT adapter.", "PEFT 适配器文件夹。"),
+    "merge base-model": (
+        "The base model on this machine; default: what the adapter names.",
+        "本机上的基础模型；默认：适配器所记录的名称。",
+    ),
+    "merge quantization": (
+        "Merge into the weights as nf4 or int8 leaves them, for an adapter that was trained on those.",
+        "合并进 nf4 或 int8 量化后的权重（适配器在其上训练时使用）。",
+    ),
+    "merged": (
+        "{num} layers merged in {dtype}; rounding at most {rounding}, dequantised base at most {dequantization} away.",
+        "已合并 {num} 层，类型 {dtype}；舍入误差至多 {rounding}，反量化基础权重偏差至多 {dequantization}。",
+    ),
+    "export model": (
+        "A run (its current weights), or RUN@CHECKPOINT.",
+        "训练运行（当前权重），或 RUN@CHECKPOINT。",
+    ),
+    "export format": (
+        "peft: the adapter; merged: a whole model.",
+        "peft：适配器；merged：完整模型。",
+    ),
+    "export name": (
+        "What the model is called; default: the folder's name.",
+        "模型名称；默认：文件夹名。",
+    ),
+    "export prompt": (
+        "Compare on this text (repeatable); default: three built-in ones.",
+        "用这段文本比对（可重复）；默认：三段内置文本。",
+    ),
+    "exported": (
+        "Reloaded: log-probabilities differ from the server's by at most {difference}.",
+        "重新加载后，对数概率与服务器至多相差 {difference}。",
+    ),
+    "exported with difference": (
+        "Take care: reloaded, log-probabilities differ from the server's by up to {difference} (more than "
+        "{tolerance}); export.json says where.",
+        "注意：重新加载后，对数概率与服务器相差至 {difference}（超过 {tolerance}）；详见 export.json。",
+    ),
+    "push folder": ("An exported or merged folder.", "导出或合并得到的文件夹。"),
+    "push repo": ("Repository on the hub.", "hub 上的仓库。"),
+    "push public": ("Make a new repository public.", "新仓库设为公开。"),
+    "push revision": ("Branch to upload to.", "上传到的分支。"),
     "reloaded": ("Source changed, restarting the server.", "源文件已更改，正在重启服务器。"),
     "all well": ("Nothing stands in the way.", "一切正常。"),
     "doctor failed": ("Something here needs your attention.", "有问题需要处理。"),

@@ -224,6 +224,11 @@ def run_id(body: Json) -> str:
     return body["run_id"]
 
 
+def prompt_logprobs(body: Json) -> list[float]:
+    """Log-probabilities of an echoed prompt, without its first token, which has none."""
+    return body["choices"][0]["logprobs"]["token_logprobs"][1:]
+
+
 def rows(key: str) -> Callable[[Json], list[Json]]:
     """A parser that takes the list under ``key``."""
     return lambda body: body[key]

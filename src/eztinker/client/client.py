@@ -168,6 +168,7 @@ class EZTinkerClient:
         return self._run(flows.all_runs(self._context, base_model))
 
     get_models = _asks(requests.get_models)
+    get_logprobs = _asks(requests.get_logprobs)
     create_run = _asks(requests.create_run)
     get_log = _asks(requests.get_log)
     delete_run = _asks(requests.delete_run)

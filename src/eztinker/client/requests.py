@@ -297,6 +297,17 @@ def sample(
     )
 
 
+def get_logprobs(model: str, prompt: str | Sequence[int]) -> Request[list[float]]:
+    """Log-probabilities of a prompt's tokens from the second on.
+
+    Args:
+        model: a base model, a run, or ``RUN@CHECKPOINT``.
+        prompt: text or token ids, at least two tokens.
+    """
+    body = {"model": model, "prompt": plain(prompt), "echo": True, "max_tokens": 0, "logprobs": 0}
+    return post("/v1/completions", body, answers.prompt_logprobs)
+
+
 def _prompt(prompt: Any) -> Json:
     """A list of ``{"role", "content"}`` goes as ``messages``, anything else as ``prompt``."""
     prompt = plain(prompt)

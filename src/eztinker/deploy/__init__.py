@@ -1,1 +1,1 @@
-"""Adapters leave the house and come in."""
+"""Models leave the house: merging, exporting, comparing, pushing. Commands only; the server does without."""

@@ -147,6 +147,21 @@ class WriteState:
 
 
 @dataclass(frozen=True, slots=True)
+class ImportAdapter:
+    """Write the adapter in ``source_folder``, PEFT's layout, into the existing empty ``folder`` as ours.
+
+    Answer: ``AdapterImported``, or ``JobFailed``, under ``job_id``.
+    """
+
+    job_id: str
+    run_id: str
+    base_model: str
+    source_folder: str
+    folder: str
+    quantization: Quantization = "none"
+
+
+@dataclass(frozen=True, slots=True)
 class ReadState:
     """Replace a run's state with the one in ``folder``; drops its gradient. Answer: ``StateRead``."""
 
@@ -204,6 +219,7 @@ Command = (
     | RunOptimStep
     | WriteState
     | ReadState
+    | ImportAdapter
     | RunSample
     | RunEvaluate
     | CancelJob
@@ -333,6 +349,21 @@ class StateRead:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterImported:
+    """A foreign adapter is on disk in our form, each file fsynced.
+
+    Attributes:
+        lora: the configuration of a run that can take it.
+        files: name relative to the folder -> sha256 in hex.
+    """
+
+    epoch: int
+    job_id: str
+    lora: LoRAConfig
+    files: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class TokensDrawn:
     """Tokens of streamed jobs, drawn in one step; entry i of every list belongs to one token.
 
@@ -371,6 +402,7 @@ Event = (
     | JobFailed
     | StateWritten
     | StateRead
+    | AdapterImported
     | TokensDrawn
     | Progress
 )
@@ -379,7 +411,7 @@ COMMAND_TYPES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         WorkerSettings, LoadBaseModel, UnloadBaseModel, OpenRun, CloseRun, RunPass, RunOptimStep, WriteState, ReadState,
-        RunSample, RunEvaluate, CancelJob, Shutdown,
+        ImportAdapter, RunSample, RunEvaluate, CancelJob, Shutdown,
     )
 }  # fmt: skip
 EVENT_TYPES: dict[str, type] = {

@@ -1,0 +1,59 @@
+"""A folder that left the house, read again by transformers and PEFT alone: what does it make of some prompts?
+
+The numbers come from none of our own code, so that they can be compared with the server's. Called by
+``export.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from eztinker.deploy.folders import kind_of_folder
+from eztinker.deploy.merge import load_model
+from eztinker.engine.worker.quantization import put_dequantized
+from eztinker.types.training import Quantization
+
+
+@torch.no_grad()
+def reloaded_logprobs(
+    folder: Path,
+    base_model: Path,
+    prompts: Sequence[Sequence[int]],
+    *,
+    quantization: Quantization = "none",
+) -> list[np.ndarray]:
+    """Log-probabilities of each prompt's tokens from the second on, in float32.
+
+    Args:
+        folder: a PEFT adapter, or a whole model.
+        base_model: the adapter's.
+        prompts: token ids.
+        quantization: of the base model that an adapter was trained on.
+
+    Returns:
+        float32 [T - 1] for each prompt.
+    """
+    model = _read(folder, base_model, quantization)
+    return [_of_prompt(model, prompt) for prompt in prompts]
+
+
+def _read(folder: Path, base_model: Path, quantization: Quantization) -> Any:
+    if kind_of_folder(folder) == "model":
+        return load_model(folder).float()
+    from peft import PeftModel
+
+    model = load_model(base_model)
+    if quantization != "none":
+        put_dequantized(model, quantization)
+    return PeftModel.from_pretrained(model.float(), folder).eval()
+
+
+def _of_prompt(model: Any, prompt: Sequence[int]) -> np.ndarray:
+    tokens_1T = torch.tensor([list(prompt)])
+    logprobs_TV = model(tokens_1T).logits[0, :-1].float().log_softmax(-1)
+    return logprobs_TV.gather(1, tokens_1T[0, 1:, None])[:, 0].numpy()

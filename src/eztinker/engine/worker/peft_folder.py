@@ -1,0 +1,202 @@
+"""A LoRA adapter in PEFT's layout, from wherever it comes: its matrices, layer by layer.
+
+Reads what PEFT writes for plain LoRA: ranks and alphas of single layers, rank-stabilised scaling, any list or
+pattern of modules (which layers have an adapter is read from the tensors). Every other kind of adapter is refused
+by the name of the setting. Knows no base model. Used to import an adapter (``adapter_import.py``) and to merge one
+(``deploy/merge.py``); what the server itself saved is read by ``state.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from eztinker.engine.worker.state import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from eztinker.errors import InvalidRequestError, NotFoundError, UnsupportedError
+
+_KEY = re.compile(r"base_model\.model\.(?P<name>.+)\.lora_(?P<part>[AB])\.weight\Z")
+_OTHER_KINDS = {
+    "use_dora": "DoRA",
+    "use_qalora": "QA-LoRA",
+    "modules_to_save": "modules trained in full",
+    "lora_bias": "biases",
+    "layer_replication": "repeated layers",
+    "target_parameters": "adapters on parameters",
+    "trainable_token_indices": "trained token embeddings",
+    "alora_invocation_tokens": "activated LoRA",
+    "arrow_config": "Arrow",
+    "use_bdlora": "block-diagonal LoRA",
+    "megatron_config": "Megatron",
+}
+_PLAIN_STARTS = {True, False, None, "gaussian", "eva", "orthogonal"}
+"""Ways to begin an adapter that leave the base model alone."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoRAModule:
+    """The adapter of one layer: the layer's output grows by scaling·B·A·x.
+
+    Attributes:
+        name: path of the layer in the model.
+        a: float32 [r, in].
+        b: float32 [out, r].
+        scaling: alpha / r, or alpha / sqrt(r).
+    """
+
+    name: str
+    a: Tensor
+    b: Tensor
+    scaling: float
+
+    @property
+    def rank(self) -> int:
+        """Of this layer."""
+        return self.a.shape[0]
+
+    @property
+    def update(self) -> Tensor:
+        """scaling·B·A, float32 [out, in]."""
+        return self.scaling * (self.b @ self.a)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PeftFolder:
+    """A plain LoRA adapter.
+
+    Attributes:
+        base_model: what ``adapter_config.json`` names; empty if it names none.
+        dropout: on the adapter's input while training.
+        modules: in the order of their names.
+    """
+
+    base_model: str
+    dropout: float
+    modules: list[LoRAModule]
+
+
+def read_peft_folder(folder: Path) -> PeftFolder:
+    """Read an adapter.
+
+    Raises:
+        NotFoundError: no such folder, or a file of the two is missing.
+        UnsupportedError: not plain LoRA; names the setting or the tensor.
+        InvalidRequestError: a file is damaged, or the two contradict each other.
+    """
+    config = _read_config(folder)
+    tensors = _read_tensors(folder / ADAPTER_WEIGHTS)
+    return PeftFolder(
+        base_model=str(config.get("base_model_name_or_path") or ""),
+        dropout=float(config.get("lora_dropout") or 0.0),
+        modules=_modules(config, tensors),
+    )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / ADAPTER_CONFIG
+    if not path.is_file():
+        raise NotFoundError(
+            f"{folder} has no {ADAPTER_CONFIG}. Expected the folder of a PEFT adapter.",
+            code="adapter_not_found",
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _damaged(path, error) from None
+    if not isinstance(config, dict):
+        raise _damaged(path, "it holds no object")
+    _refuse_other_kinds(path, config)
+    return config
+
+
+def _refuse_other_kinds(path: Path, config: Mapping[str, Any]) -> None:
+    if config.get("peft_type") != "LORA":
+        raise UnsupportedError(
+            f"{path}: peft_type is {config.get('peft_type')!r}; only LORA is implemented.",
+            field="peft_type",
+        )
+    found = {name: what for name, what in _OTHER_KINDS.items() if config.get(name)}
+    if config.get("bias", "none") != "none":
+        found["bias"] = "biases"
+    start = config.get("init_lora_weights", True)
+    if not isinstance(start, bool | str | None) or start not in _PLAIN_STARTS:
+        found["init_lora_weights"] = f"{start!r}, which changes the base model,"
+    for name, what in found.items():
+        raise UnsupportedError(
+            f"{path}: {name}: {what} are not implemented, only plain LoRA. Convert the adapter with PEFT, or "
+            "merge it there into the model.",
+            field=name,
+        )
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        pickled = path.with_name("adapter_model.bin")
+        hint = f" {pickled.name} is a pickle, which can run code: save it as safetensors."
+        raise NotFoundError(
+            f"{path.parent} has no {path.name}.{hint if pickled.is_file() else ''}",
+            code="adapter_not_found",
+        )
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, why: object) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"{path} cannot be read: {why}. Copy it again from where it came.", code="damaged_file"
+    )
+
+
+def _modules(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> list[LoRAModule]:
+    pairs: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        match = _KEY.match(key)
+        if match is None or tensor.ndim != 2:
+            raise UnsupportedError(
+                f"{ADAPTER_WEIGHTS}: {key} of shape {list(tensor.shape)} is no matrix of a LoRA adapter on a "
+                "linear layer; only those are implemented."
+            )
+        pairs.setdefault(match["name"], {})[match["part"]] = tensor.float()
+    if not pairs:
+        raise InvalidRequestError(f"{ADAPTER_WEIGHTS} holds no tensors.", code="damaged_file")
+    return [_module(name, pairs[name], config) for name in sorted(pairs)]
+
+
+def _module(name: str, pair: Mapping[str, Tensor], config: Mapping[str, Any]) -> LoRAModule:
+    if set(pair) != {"A", "B"} or pair["A"].shape[0] != pair["B"].shape[1]:
+        raise InvalidRequestError(
+            f"{ADAPTER_WEIGHTS}: lora_A and lora_B of {name} do not belong together.",
+            code="damaged_file",
+        )
+    rank = pair["A"].shape[0]
+    wanted = _of_layer(config.get("rank_pattern"), name, config.get("r"))
+    if wanted != rank:
+        raise InvalidRequestError(
+            f"{name} has rank {rank} in {ADAPTER_WEIGHTS} and {wanted} by {ADAPTER_CONFIG}.",
+            code="damaged_file",
+        )
+    if not all(bool(torch.isfinite(matrix).all()) for matrix in pair.values()):
+        raise InvalidRequestError(
+            f"{ADAPTER_WEIGHTS}: {name} holds numbers that are not finite.", code="damaged_file"
+        )
+    alpha = float(_of_layer(config.get("alpha_pattern"), name, config.get("lora_alpha", 8)))
+    scaling = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+    return LoRAModule(name, pair["A"], pair["B"], scaling)
+
+
+def _of_layer(patterns: Mapping[str, Any] | None, name: str, default: Any) -> Any:
+    """A layer's own value: the first pattern that is its name or a suffix of it, as PEFT has it."""
+    for pattern, value in (patterns or {}).items():
+        if re.match(rf"(.*\.)?({pattern})\Z", name):
+            return value
+    return default

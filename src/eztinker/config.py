@@ -51,6 +51,8 @@ class Limits(BaseModel):
     """Values (token ids, weights, …) in one JSON body; parsing more would hold up all others."""
     max_bodies_bytes: int = Field(1024 * 1024 * 1024, ge=1024)
     """Size of all bodies that are held at one time; beyond it 429."""
+    max_import_bytes: int = Field(1024 * 1024 * 1024, ge=1024)
+    """Size of an adapter that is imported; ``max_bodies_bytes`` bounds it too."""
     max_data: int = Field(1024, ge=1)
     """Data (sequences) per training request."""
     max_stop_strings: int = Field(16, ge=1)

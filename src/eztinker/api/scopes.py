@@ -90,6 +90,7 @@ NEEDED: dict[Needed, tuple[str, ...]] = {
     ),
     _TRAIN: (
         "POST /v1/runs",
+        "POST /v1/runs/import",
         "DELETE /v1/runs/{run_id}",
         "POST /v1/runs/{run_id}/forward_backward",
         "POST /v1/forward_backward",

@@ -27,6 +27,7 @@ from eztinker.api.openapi import DESCRIPTION, ERROR_RESPONSES, describe
 from eztinker.api.routes import (
     checkpoints,
     health,
+    imports,
     jobs,
     keys,
     models,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 ROUTERS = (
     health.router,
+    imports.router,
     runs.router,
     training.router,
     sampling.router,

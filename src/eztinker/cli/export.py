@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eztinker.cli.merge import BaseFolder, base_folder
+from eztinker.cli.merge import BaseFolder, DTypeOption, base_folder, checked_dtype
 from eztinker.cli.options import ApiKey, AsJson, BaseUrl, connect
 from eztinker.cli.output import note, print_json, print_text
 from eztinker.cli.texts import say
@@ -50,6 +50,7 @@ def export(
     ],
     kind: Annotated[Format, typer.Option("--format", help=say("export format"))] = Format.PEFT,
     base_model: BaseFolder = None,
+    dtype: DTypeOption = None,
     name: Annotated[str | None, typer.Option("--name", help=say("export name"))] = None,
     prompt: Annotated[list[str] | None, typer.Option("--prompt", help=say("export prompt"))] = None,
     base_url: BaseUrl = None,
@@ -78,7 +79,9 @@ def export(
         with tempfile.TemporaryDirectory() as temporary:
             checkpoint = Path(temporary) / "checkpoint"
             client.download_checkpoint(facts["run_id"], facts["name"], checkpoint)
-            report = export_folder(checkpoint, target.absolute(), origin, kind.value, served)
+            report = export_folder(
+                checkpoint, target.absolute(), origin, kind.value, served, checked_dtype(dtype)
+            )
     logprobs = report["logprobs"]
     difference = f"{logprobs['max_difference']:.2g}"
     key = "exported" if logprobs["within_tolerance"] else "exported with difference"

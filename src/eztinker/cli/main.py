@@ -21,6 +21,7 @@ from eztinker.cli import (
     doctor,
     evaluation,
     export,
+    import_adapter,
     jobs,
     keys,
     logs,
@@ -83,6 +84,7 @@ app.command(help=say("save"))(checkpoints.save)
 app.command("checkpoints", help=say("checkpoints"))(checkpoints.list_checkpoints)
 app.command(help=say("merge"))(merge.merge)
 app.command(help=say("export"))(export.export)
+app.command("import", help=say("import"))(import_adapter.import_adapter)
 app.command(help=say("push"))(export.push)
 app.command("eval", help=say("eval"))(evaluation.evaluate)
 app.command(help=say("logs"))(logs.logs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,9 +12,14 @@ from eztinker.cli.output import note, print_json, print_text
 from eztinker.cli.texts import say
 from eztinker.errors import InvalidRequestError
 
+if TYPE_CHECKING:
+    from eztinker.deploy.merge import DType
+
 BaseFolder = Annotated[
     str | None, typer.Option("--base-model", metavar="NAME_OR_PATH", help=say("merge base-model"))
 ]
+
+DTypeOption = Annotated[str | None, typer.Option("--dtype", help=say("merge dtype"))]
 
 
 def merge(
@@ -28,6 +33,7 @@ def merge(
     quantization: Annotated[
         str, typer.Option("--quantization", help=say("merge quantization"))
     ] = "none",
+    dtype: DTypeOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the folder of the merged model on stdout."""
@@ -44,7 +50,13 @@ def merge(
             f"--quantization: expected none, nf4 or int8, got {quantization!r}.",
             field="quantization",
         )
-    merged = merge_folders(adapter, base_folder(named), target, quantization=quantization)
+    merged = merge_folders(
+        adapter,
+        base_folder(named),
+        target,
+        quantization=quantization,
+        dtype=checked_dtype(dtype),
+    )
     note(
         say(
             "merged",
@@ -66,6 +78,19 @@ def merge(
         )
     else:
         print_text(str(merged.folder))
+
+
+def checked_dtype(dtype: str | None) -> DType | None:
+    """The type of a merged model's weights.
+
+    Raises:
+        InvalidRequestError: it is none of the three.
+    """
+    if dtype is None or dtype in ("float32", "bfloat16", "float16"):
+        return dtype
+    raise InvalidRequestError(
+        f"--dtype: expected float32, bfloat16 or float16, got {dtype!r}.", field="dtype"
+    )
 
 
 def base_folder(named: str | None) -> Path:

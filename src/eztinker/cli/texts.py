@@ -291,6 +291,10 @@ _CATALOGUE: dict[str, tuple[str, str]] = {
         "Merge into the weights as nf4 or int8 leaves them, for an adapter that was trained on those.",
         "合并进 nf4 或 int8 量化后的权重（适配器在其上训练时使用）。",
     ),
+    "merge dtype": (
+        "Type of a merged model's weights: float32, bfloat16, float16; default: as the base model.",
+        "合并后权重的类型：float32、bfloat16、float16；默认：与基础模型相同。",
+    ),
     "merged": (
         "{num} layers merged in {dtype}; rounding at most {rounding}, dequantised base at most {dequantization} away.",
         "已合并 {num} 层，类型 {dtype}；舍入误差至多 {rounding}，反量化基础权重偏差至多 {dequantization}。",
@@ -320,6 +324,11 @@ _CATALOGUE: dict[str, tuple[str, str]] = {
         "{tolerance}); export.json says where.",
         "注意：重新加载后，对数概率与服务器相差至 {difference}（超过 {tolerance}）；详见 export.json。",
     ),
+    "import base-model": (
+        "The base model as the server knows it; default: what the adapter names.",
+        "服务器所知的基础模型；默认：适配器所记录的名称。",
+    ),
+    "imported": ("Run {run_id} begins with the adapter.", "训练运行 {run_id} 以该适配器开始。"),
     "push folder": ("An exported or merged folder.", "导出或合并得到的文件夹。"),
     "push repo": ("Repository on the hub.", "hub 上的仓库。"),
     "push public": ("Make a new repository public.", "新仓库设为公开。"),

@@ -10,9 +10,9 @@ import asyncio
 import os
 import pathlib
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
-from eztinker.client import answers, downloads, flows, requests
+from eztinker.client import answers, downloads, flows, requests, uploads
 from eztinker.client.answers import Json
 from eztinker.client.flows import (
     DEFAULT_TIMEOUT_S,
@@ -214,6 +214,35 @@ class AsyncEZTinkerClient:
     get_checkpoints = _asks(requests.get_checkpoints)
     get_checkpoint_files = _asks(requests.get_checkpoint_files)
     delete_checkpoint = _asks(requests.delete_checkpoint)
+
+    async def import_adapter(
+        self,
+        folder: str | os.PathLike[str],
+        base_model: str | None = None,
+        *,
+        run_id: str | None = None,
+        quantization: Literal["none", "nf4", "int8"] | None = None,
+    ) -> str:
+        """Make a run of a LoRA adapter in PEFT's layout, to be trained on and sampled; its id.
+
+        Args:
+            folder: with ``adapter_config.json`` and ``adapter_model.safetensors``.
+            base_model: as the server knows it; default: what the adapter names.
+            run_id: a name of your own; one that exists is refused.
+            quantization: of the base weights.
+
+        Raises:
+            NotFoundError: a file is missing, or the server has no such base model.
+            UnsupportedError: the adapter is no plain LoRA.
+            InvalidRequestError: it is damaged, or belongs to another model.
+        """
+        request = requests.import_run(
+            await asyncio.to_thread(uploads.adapter_archive, folder),
+            base_model,
+            run_id=run_id,
+            quantization=quantization,
+        )
+        return await self._run(flows.ask(self._context, request))
 
     async def download_checkpoint(
         self, run_id: str, name: str, folder: str | os.PathLike[str]

@@ -239,8 +239,9 @@ def _prepare(request: Request[Any]) -> Send:
     content = None
     if request.method == "POST":
         headers["Idempotency-Key"] = new_idempotency_key()
-        headers["Content-Type"] = "application/json"
-        content = _encode(request.json or {})
+        is_archive = request.archive is not None
+        headers["Content-Type"] = "application/x-tar" if is_archive else "application/json"
+        content = request.archive if is_archive else _encode(request.json or {})
     return Send(request.method, request.path, params, headers, content, 0.0)
 
 

@@ -27,6 +27,7 @@ class Request(Generic[T]):
             the ended job.
         params: of the query; None values are left out.
         json: the body of a POST.
+        archive: a tar archive, instead.
         hold_s: how long the server is asked to hold the answer (``?wait=``); None does not ask.
     """
 
@@ -35,6 +36,7 @@ class Request(Generic[T]):
     parse: Callable[[Json], T]
     params: Mapping[str, Any] = field(default_factory=dict)
     json: Json | None = None
+    archive: bytes | None = None
     hold_s: float | None = None
 
     def holding(self, seconds: float) -> Request[T]:

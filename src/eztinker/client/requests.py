@@ -93,6 +93,18 @@ def get_log(run_id: str, after: int | None = None, limit: int | None = None) -> 
     )
 
 
+def import_run(
+    archive: bytes,
+    base_model: str | None = None,
+    *,
+    run_id: str | None = None,
+    quantization: Literal["none", "nf4", "int8"] | None = None,
+) -> Request[str]:
+    """Make a run of an adapter, a tar archive of its two files; its id."""
+    params = {"base_model": base_model, "run_id": run_id, "quantization": quantization}
+    return Request("POST", "/v1/runs/import", answers.run_id, params, archive=archive)
+
+
 def delete_run(run_id: str) -> Request[Json]:
     """Cancel a run's jobs and delete it; its checkpoints stay."""
     return Request("DELETE", run_path(run_id), answers.same)

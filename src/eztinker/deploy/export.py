@@ -15,15 +15,16 @@ from typing import Any, Literal
 import numpy as np
 
 from eztinker.deploy.folders import new_folder, read_json, write_json
-from eztinker.deploy.merge import copy_tokenizer, merge
+from eztinker.deploy.merge import DType, copy_tokenizer, merge
 from eztinker.deploy.model_card import card, vllm_command
 from eztinker.deploy.reload import reloaded_logprobs
 from eztinker.types.training import Quantization
 
 Format = Literal["peft", "merged"]
 REPORT = "export.json"
-TOLERANCE = 1e-3
-"""Largest difference of log-probabilities that float32 on both sides explains, with room."""
+TOLERANCES: dict[str, float] = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
+"""Largest difference of log-probabilities that rounding weights to a type explains, with room; the server
+itself may compute in less than float32, and then differ by as much."""
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -64,7 +65,12 @@ class Origin:
 
 
 def export(
-    checkpoint: Path, target: Path, origin: Origin, kind: Format, served: Sequence[Served]
+    checkpoint: Path,
+    target: Path,
+    origin: Origin,
+    kind: Format,
+    served: Sequence[Served],
+    dtype: DType | None = None,
 ) -> dict[str, Any]:
     """Write the folder; what ``export.json`` says.
 
@@ -74,6 +80,7 @@ def export(
         origin: where it comes from.
         kind: which kind of folder.
         served: the server's numbers, to compare with.
+        dtype: of a merged model; None keeps the base model's. Adapters are float32.
 
     Raises:
         AlreadyExistsError: the target exists; nothing was written.
@@ -82,10 +89,18 @@ def export(
     with new_folder(target) as draft:
         model = draft / "model"
         if kind == "merged":
-            merge(checkpoint, origin.base_folder, model, quantization=origin.quantization)
+            merged = merge(
+                checkpoint,
+                origin.base_folder,
+                model,
+                quantization=origin.quantization,
+                dtype=dtype,
+            )
+            written = merged.dtype
         else:
             _copy_adapter(checkpoint, model, origin)
-        report = _report(model, target, origin, kind, served)
+            written = "float32"
+        report = _report(model, target, origin, kind, served, written)
         write_json(model / REPORT, report)
         (model / "README.md").write_text(card(report), encoding="utf-8")
         for path in model.iterdir():
@@ -115,7 +130,12 @@ def base_reference(origin: Origin) -> str:
 
 
 def _report(
-    folder: Path, target: Path, origin: Origin, kind: Format, served: Sequence[Served]
+    folder: Path,
+    target: Path,
+    origin: Origin,
+    kind: Format,
+    served: Sequence[Served],
+    dtype: str,
 ) -> dict[str, Any]:
     found = reloaded_logprobs(
         folder,
@@ -133,6 +153,7 @@ def _report(
     ]
     return {
         "format": kind,
+        "dtype": dtype,
         "name": origin.name,
         "run_id": origin.run_id,
         "checkpoint": origin.checkpoint,
@@ -142,8 +163,8 @@ def _report(
         "logprobs": {
             "max_difference": float(every.max()),
             "mean_difference": float(every.mean()),
-            "tolerance": TOLERANCE,
-            "within_tolerance": bool(every.max() <= TOLERANCE),
+            "tolerance": TOLERANCES[dtype],
+            "within_tolerance": bool(every.max() <= TOLERANCES[dtype]),
             "prompts": prompts,
         },
         "vllm": vllm_command(kind, origin.name, base_reference(origin), target, _rank(folder)),

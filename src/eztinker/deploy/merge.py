@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from eztinker.errors import InvalidRequestError
 from eztinker.rendering.tokenizer_folder import TOKENIZER_FILES
 from eztinker.types.training import Quantization
 
+DType = Literal["float32", "bfloat16", "float16"]
 _OTHER_TOKENIZER_FILES = ("tokenizer.model", "chat_template.json")
 """Of no use to us, but transformers may read them."""
 
@@ -34,7 +35,7 @@ class Merged:
     Attributes:
         folder: the new model.
         num_modules: layers that changed.
-        dtype: type of the weights, that of the base model.
+        dtype: type of the weights.
         rounding: largest difference between a merged weight and its value before rounding.
         dequantization: largest difference between a weight of the base model and the one the adapter was
             added to; 0 unless the quantised weights were asked for.
@@ -49,7 +50,12 @@ class Merged:
 
 @torch.no_grad()
 def merge(
-    adapter: Path, base_model: Path, target: Path, *, quantization: Quantization = "none"
+    adapter: Path,
+    base_model: Path,
+    target: Path,
+    *,
+    quantization: Quantization = "none",
+    dtype: DType | None = None,
 ) -> Merged:
     """Write the base model with the adapter added to it.
 
@@ -59,6 +65,7 @@ def merge(
         target: must not exist.
         quantization: add to the weights as this quantisation leaves them, against which the adapter was
             trained; ``none`` adds to those of the folder.
+        dtype: of the merged model; None keeps the base model's.
 
     Raises:
         AlreadyExistsError: the target exists.
@@ -69,11 +76,13 @@ def merge(
         loaded = read_peft_folder(adapter)
         model = load_model(base_model)
         dequantization = _dequantize(model, quantization)
+        if dtype is not None:
+            model = model.to(getattr(torch, dtype))
         rounding = max(add_module(model, module) for module in loaded.modules)
         model.save_pretrained(draft)
         copy_tokenizer(base_model, draft)
-    dtype = str(model.dtype).removeprefix("torch.")
-    return Merged(target, len(loaded.modules), dtype, rounding, dequantization)
+    written = str(model.dtype).removeprefix("torch.")
+    return Merged(target, len(loaded.modules), written, rounding, dequantization)
 
 
 def load_model(folder: Path) -> Any:

@@ -6,6 +6,7 @@ The numbers come from none of our own code, so that they can be compared with th
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,10 @@ def _read(folder: Path, base_model: Path, quantization: Quantization) -> Any:
     model = load_model(base_model)
     if quantization != "none":
         put_dequantized(model, quantization)
-    return PeftModel.from_pretrained(model.float(), folder).eval()
+    with warnings.catch_warnings():
+        # What PEFT has to say of the version of transformers is nothing that its user can mend.
+        warnings.simplefilter("ignore")
+        return PeftModel.from_pretrained(model.float(), folder).eval()
 
 
 def _of_prompt(model: Any, prompt: Sequence[int]) -> np.ndarray:

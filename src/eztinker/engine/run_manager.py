@@ -14,17 +14,24 @@ from typing import Any
 from eztinker.config import ServerConfig
 from eztinker.engine.actions import Actions
 from eztinker.engine.checkpoint_folders import find_moved
-from eztinker.engine.executors.base import Executor
+from eztinker.engine.executors.base import Executor, WorkerDied
 from eztinker.engine.loop import ActiveJob, EngineLoop, QueuePlace
 from eztinker.engine.model_shape import ModelShape, read_shape
 from eztinker.engine.recovery import Residents, Resolve
 from eztinker.engine.snapshots import Snapshots
 from eztinker.engine.supervisor import Supervisor
+from eztinker.errors import BusyError
 from eztinker.store import blobs
 from eztinker.store.database import Database
 from eztinker.store.log import Appended
 from eztinker.store.runs import list_snapshot_folders
-from eztinker.types.messages import BaseModelLoaded, WorkerSettings
+from eztinker.types.messages import (
+    AdapterImported,
+    BaseModelLoaded,
+    ImportAdapter,
+    WorkerSettings,
+)
+from eztinker.types.training import Quantization
 
 
 class RunManager:
@@ -148,6 +155,42 @@ class RunManager:
             await self._residents.need_base(base_model, job_id=holder)
         finally:
             self._residents.release(holder)
+
+    async def import_adapter(
+        self,
+        source: Path,
+        target: Path,
+        *,
+        run_id: str,
+        base_model: str,
+        quantization: Quantization,
+    ) -> AdapterImported:
+        """Write a foreign adapter into the existing empty ``target``, as ours.
+
+        Args:
+            source, target: absolute; ``source`` in PEFT's layout.
+            run_id: of the run that will begin with it.
+
+        Raises:
+            UserError: it is no plain LoRA, damaged, or of another architecture.
+            BusyError: the worker died meanwhile.
+        """
+        try:
+            await self._residents.need_base(base_model, quantization)
+            key = f"import:{run_id}"
+            command = ImportAdapter(
+                key,
+                run_id,
+                base_model,
+                str(source),
+                str(target),
+                quantization,
+            )
+            answer = await self._supervisor.request(key, command, epoch=self._supervisor.epoch)
+        except WorkerDied as death:
+            raise BusyError(f"{death}; try again.", retry_after_s=1.0) from None
+        assert isinstance(answer, AdapterImported)
+        return answer
 
     @property
     def loaded_models(self) -> list[BaseModelLoaded]:

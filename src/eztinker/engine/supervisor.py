@@ -17,6 +17,7 @@ from dataclasses import replace
 from eztinker.engine.executors.base import Executor, WorkerDied
 from eztinker.errors import error_from_code
 from eztinker.types.messages import (
+    AdapterImported,
     BaseModelFailed,
     BaseModelLoaded,
     Command,
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 MAX_RESTART_DELAY_S = 10.0
 START_TIMEOUT_S = 300.0
 """Importing torch from a cold, slow disk may take minutes."""
-Answer = JobDone | StateWritten | StateRead | BaseModelLoaded
+Answer = JobDone | StateWritten | StateRead | AdapterImported | BaseModelLoaded
 
 
 class Supervisor:
@@ -206,7 +207,7 @@ class Supervisor:
                 self.facts = event
                 self.start_failure = None
                 self.ready.set()
-            case JobDone() | StateWritten() | StateRead():
+            case JobDone() | StateWritten() | StateRead() | AdapterImported():
                 self._answer(event.job_id, event)
             case BaseModelLoaded():
                 self._answer(f"base:{resident_key(event.base_model, event.quantization)}", event)

@@ -153,6 +153,25 @@ class Runs(View):
         job = await self._log_creation(run, request)
         return await self._jobs.get(job.job_id)
 
+    async def create_from(
+        self,
+        operation: CreateRun,
+        *,
+        run_id: str,
+        loss: LossSpec,
+        idempotency_key: str | None = None,
+        request_digest: str = "",
+    ) -> RunRecord:
+        """``begin``, and the run when it is ready."""
+        job = await self.begin(
+            operation,
+            run_id=run_id,
+            loss=loss,
+            idempotency_key=idempotency_key,
+            request_digest=request_digest,
+        )
+        return await self._wait_for(job.job_id)
+
     async def get(self, run_id: str) -> RunRecord:
         """The run.
 

@@ -21,6 +21,7 @@ from eztinker.service.accounts import Accounts
 from eztinker.service.base_models import BaseModels
 from eztinker.service.checkpoints import Checkpoints
 from eztinker.service.completions import Completions
+from eztinker.service.imports import Imports
 from eztinker.service.jobs import Jobs
 from eztinker.service.runs import Runs
 from eztinker.service.samplers import Samplers
@@ -43,7 +44,7 @@ class Service:
 
     Attributes:
         config: its settings.
-        base_models, runs, jobs, checkpoints: what can be asked for.
+        base_models, runs, jobs, checkpoints, imports: what can be asked for.
         sessions, samplers, completions: what clients of the Tinker protocol name besides.
         accounts: who may ask.
         principal: for whom it is; see ``seen_by``.
@@ -61,6 +62,9 @@ class Service:
         self.jobs = Jobs(config, self._database, self._engine, self.base_models)
         self.runs = Runs(config, self._database, self._engine, self.base_models, self.jobs)
         self.checkpoints = Checkpoints(config, self._database)
+        self.imports = Imports(
+            config, self._database, self._engine, self.base_models, self.runs, self.checkpoints
+        )
         self.sessions = Sessions(self._database)
         self.samplers = Samplers(self._database)
         self.accounts = Accounts(config, self._database)

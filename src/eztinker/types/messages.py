@@ -418,6 +418,6 @@ EVENT_TYPES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         WorkerReady, StartRefused, BaseModelLoaded, BaseModelFailed, JobDone, JobFailed, StateWritten, StateRead,
-        TokensDrawn, Progress,
+        AdapterImported, TokensDrawn, Progress,
     )
 }  # fmt: skip

@@ -58,7 +58,9 @@ def _sites(
         wanted = None if site is None else (site.in_features, site.out_features)
         found = module.a.shape[1], module.b.shape[0]
         if wanted != found:
-            there = "no such linear layer" if wanted is None else f"{wanted[0]} to {wanted[1]} features"
+            there = (
+                "no such linear layer" if wanted is None else f"{wanted[0]} to {wanted[1]} features"
+            )
             raise InvalidRequestError(
                 f"The adapter does not belong to {base.name} ({base.architecture}): it changes {module.name}, "
                 f"{found[0]} to {found[1]} features; the model has {there}. Name the adapter's own base "
@@ -84,5 +86,9 @@ def _config(adapter: PeftFolder, sites: Sequence[LinearSite]) -> LoRAConfig:
 
 def _matrices(module: LoRAModule, config: LoRAConfig) -> tuple[Tensor, Tensor]:
     missing = config.r - module.rank
-    b = module.b if module.scaling == config.scaling else module.b * (module.scaling / config.scaling)
+    b = (
+        module.b
+        if module.scaling == config.scaling
+        else module.b * (module.scaling / config.scaling)
+    )
     return pad(module.a, (0, 0, 0, missing)), pad(b, (0, missing))

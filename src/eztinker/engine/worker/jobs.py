@@ -11,6 +11,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from eztinker.engine.worker.adapter_import import imported_run
 from eztinker.engine.worker.base_model import BaseModel, load_base_model
 from eztinker.engine.worker.batch import SampleRequest
 from eztinker.engine.worker.devices import give_back_freed_memory
@@ -22,9 +23,11 @@ from eztinker.engine.worker.trainer import executed_plan
 from eztinker.errors import InvalidRequestError, ServerError
 from eztinker.types.codec import encode
 from eztinker.types.messages import (
+    AdapterImported,
     BaseModelLoaded,
     CloseRun,
     Event,
+    ImportAdapter,
     JobDone,
     LoadBaseModel,
     OpenRun,
@@ -112,6 +115,15 @@ def run_write_state(residents: Residents, command: WriteState) -> Job:
     return StateWritten(
         residents.settings.epoch, command.job_id, command.run_id, run.step, hashes, size_bytes
     )
+    yield
+
+
+def run_import_adapter(residents: Residents, command: ImportAdapter) -> Job:
+    """Write a foreign adapter as ours; the run that will use it comes later."""
+    base = residents.base_model(command.base_model, command.quantization)
+    run = imported_run(command.run_id, base, Path(command.source_folder))
+    files = write_state(run, Path(command.folder), with_optimizer=False)
+    return AdapterImported(residents.settings.epoch, command.job_id, run.weights.spec.config, files)
     yield
 
 

@@ -27,6 +27,7 @@ from eztinker.types.messages import (
     BaseModelFailed,
     CloseRun,
     Event,
+    ImportAdapter,
     JobDone,
     JobFailed,
     LoadBaseModel,
@@ -47,6 +48,7 @@ _HANDLERS: dict[type, Callable[..., jobs.Job]] = {
     RunOptimStep: jobs.run_optim_step,
     WriteState: jobs.run_write_state,
     ReadState: jobs.run_read_state,
+    ImportAdapter: jobs.run_import_adapter,
     RunEvaluate: jobs.run_evaluate,
 }
 

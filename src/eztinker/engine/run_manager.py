@@ -175,9 +175,9 @@ class RunManager:
             UserError: it is no plain LoRA, damaged, or of another architecture.
             BusyError: the worker died meanwhile.
         """
+        key = f"import:{run_id}"
         try:
-            await self._residents.need_base(base_model, quantization)
-            key = f"import:{run_id}"
+            await self._residents.need_base(base_model, quantization, job_id=key)
             command = ImportAdapter(
                 key,
                 run_id,
@@ -189,6 +189,8 @@ class RunManager:
             answer = await self._supervisor.request(key, command, epoch=self._supervisor.epoch)
         except WorkerDied as death:
             raise BusyError(f"{death}; try again.", retry_after_s=1.0) from None
+        finally:
+            self._residents.release(key)
         assert isinstance(answer, AdapterImported)
         return answer
 

@@ -352,7 +352,7 @@ def test_the_table_names_every_field(case: Case) -> None:
 def test_the_tables_name_every_route_with_a_body() -> None:
     templates = {case.path.replace("run_one", "{run_id}") for case in CASES}
     posts = {r.path for router in NATIVE for r in router.routes if "POST" in r.methods}
-    assert templates == posts
+    assert templates | {"/v1/runs/import"} == posts  # that one takes an archive
 
 
 POSTS = sorted({case.path for case in CASES})

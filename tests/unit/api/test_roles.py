@@ -90,6 +90,7 @@ REQUESTS: dict[str, Ask] = {
         "/oai/api/v1/completions", {"model": "{run}", "prompt": "x", "max_tokens": 1}
     ),
     "POST /v1/runs": Ask("/v1/runs", {"base_model": "nano"}),
+    "POST /v1/runs/import": Ask("/v1/runs/import", {}, 415),  # the way in is open; no archive comes
     "POST /v1/runs/{run_id}/forward_backward": Ask("/v1/runs/{run}/forward_backward", DATUM),
     "POST /v1/forward_backward": Ask("/v1/forward_backward", {"run_id": "{run}", **DATUM}),
     "POST /v1/runs/{run_id}/forward": Ask("/v1/runs/{run}/forward", DATUM),

@@ -15,6 +15,8 @@ from tests.unit.client.fake_service import FakeService
 DOCUMENTED = [
     "health",
     "get_runs",
+    "get_logprobs",
+    "import_adapter",
     "get_log",
     "delete_run",
     "create_run",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from eztinker.types.messages import (
     LoadBaseModel,
     OpenRun,
     PassPlan,
+    Progress,
     RunOptimStep,
     RunPass,
     RunSample,
@@ -58,6 +60,12 @@ class Harness:
         event = self.do(command)[-1]
         assert not isinstance(event, JobFailed), event
         return decode(event.result, cls) if isinstance(event, JobDone) else event
+
+    def answers(self, *commands, cls) -> dict[str, Any]:
+        """The decoded results of jobs that run together, by job id."""
+        events = [event for event in self.do(*commands) if not isinstance(event, Progress)]
+        assert all(isinstance(event, JobDone) for event in events), events
+        return {event.job_id: decode(event.result, cls) for event in events}
 
     def failure(self, command) -> JobFailed:
         """The failure of a job that must fail."""

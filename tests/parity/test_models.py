@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM
 from eztinker.engine.worker import base_model
 from eztinker.engine.worker.decoder import LeanDecoder
 from eztinker.engine.worker.hf_decoder import HFDecoder
-from eztinker.types.codec import decode
 from eztinker.types.messages import LoadBaseModel, OpenRun, WriteState
 from eztinker.types.operations import RunCreated, SampleResult
 from eztinker.types.training import Datum, LoRAConfig
@@ -285,10 +284,10 @@ def test_sampler_and_trainer_agree_on_logprobs(folder):
         )
         for i in range(3)
     ]
-    events = {e.job_id: e for e in harness.do(*commands)}
+    answers = harness.answers(*commands, cls=SampleResult)
     for i, command in enumerate(commands):
         prompt = tokens(i, 3 + 9 * i)
-        for sequence in decode(events[command.job_id].result, SampleResult).sequences:
+        for sequence in answers[command.job_id].sequences:
             whole = np.concatenate([prompt, sequence.tokens]).astype(np.int32)
             d = Datum(whole[:-1], {"target_tokens": whole[1:].astype(np.int64)})
             scored = harness.forward([d], reduction="sum").logprobs[0][len(prompt) - 1 :]

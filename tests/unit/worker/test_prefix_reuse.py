@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from eztinker.engine.worker.kv_cache import PromptKV
 from eztinker.engine.worker.prefix_cache import BLOCK, PrefixCache, joined
 from eztinker.types.codec import decode
+from eztinker.types.messages import JobDone
 from eztinker.types.operations import SampleResult
 from tests.unit.worker.test_training import DATA
 from tests.worker_harness import Harness, tokens
@@ -89,7 +90,7 @@ def test_a_scored_prompt_is_read_whole(harness):
 def test_equal_prompts_that_come_together_are_read_once(harness, fresh):
     harness.open_run()
     commands = [harness.sample_command(BEGINNING, seed=i, max_tokens=8) for i in range(4)]
-    answers = {e.job_id: decode(e.result, SampleResult) for e in harness.do(*commands)}
+    answers = harness.answers(*commands, cls=SampleResult)
     reused = sorted(answer.num_reused_prompt_tokens for answer in answers.values())
     assert reused == [0, 32, 32, 32]
     for i, command in enumerate(commands):
@@ -106,7 +107,7 @@ def test_a_prompt_read_in_chunks_gives_the_same(harness, fresh, chunk_tokens):
         harness.sample_command(tokens(2, 33), run_id=None, num_samples=3, max_tokens=6, seed=2),
         harness.sample_command(tokens(3, 21), scoring=scoring, **GREEDY),
     ]
-    answers = {e.job_id: decode(e.result, SampleResult) for e in harness.do(*commands)}
+    answers = harness.answers(*commands, cls=SampleResult)
     for command in commands:
         ours, expected = answers[command.job_id], fresh.answer(command, SampleResult)
         compare(ours, expected)
@@ -122,7 +123,7 @@ def test_running_rows_go_on_between_the_chunks_of_a_long_prompt(harness):
     harness.worker.step()
     sampler._owed_s = 1e9  # as if reading had taken long
     harness.worker.submit(harness.sample_command(tokens(2, 60), run_id=None, **GREEDY))
-    while len(harness.events) < 2:
+    while not any(isinstance(event, JobDone) for event in harness.events):
         harness.worker.step()
     assert sampler._reader.queue[0].num_left == 60
     harness.do()
@@ -140,8 +141,9 @@ def test_deterministic_reuses_nothing_and_runs_requests_apart(qwen2_folder):
     while harness.worker.step():
         most = max(most, harness.worker._residents.samplers["m"].num_rows)
     assert most == 2
-    results = {e.job_id: e.result for e in harness.events[-4:]}
-    answers = [decode(results[command.job_id], SampleResult) for command in commands]
+    done = [event for event in harness.events if isinstance(event, JobDone)][-4:]
+    results = {event.job_id: decode(event.result, SampleResult) for event in done}
+    answers = [results[command.job_id] for command in commands]
     assert answers[0].sequences == answers[2].sequences
     assert answers[1].sequences == answers[3].sequences
     assert {a.num_reused_prompt_tokens for a in answers} == {0}

@@ -119,9 +119,9 @@ def test_a_request_is_the_same_alone_and_in_company(trained):
         trained.sample_command(PROMPT[3:], max_tokens=15, top_p=0.8, seed=9),
         trained.sample_command(PROMPT[3:], max_tokens=15, temperature=0),
     ]
-    events = {e.job_id: decode(e.result, SampleResult) for e in trained.do(*mixed)}
+    answers = trained.answers(*mixed, cls=SampleResult)
     for command in mixed:
-        together, alone = events[command.job_id], trained.answer(command, SampleResult)
+        together, alone = answers[command.job_id], trained.answer(command, SampleResult)
         for a, b in zip(together.sequences, alone.sequences, strict=True):
             assert a.tokens == b.tokens
             assert a.stop_reason == b.stop_reason

@@ -7,9 +7,9 @@ import pytest
 
 from eztinker.engine.worker.kv_cache import KVCache
 from eztinker.engine.worker.prefill import Reader
-from eztinker.types.codec import decode
 from eztinker.types.messages import CancelJob, JobDone
 from eztinker.types.operations import SampleResult
+from tests.unit.worker.test_training import DATA
 from tests.worker_harness import Harness, tokens
 
 
@@ -30,10 +30,34 @@ def expected(harness):
 def check(harness, expected) -> None:
     """All at once give the expected answers."""
     asked = commands(harness)
-    events = {e.job_id: e for e in harness.do(*asked)}
+    answers = harness.answers(*asked, cls=SampleResult)
     for command, one in zip(asked, expected, strict=True):
-        result = decode(events[command.job_id].result, SampleResult)
-        for a, b in zip(result.sequences, one.sequences, strict=True):
+        for a, b in zip(answers[command.job_id].sequences, one.sequences, strict=True):
+            assert a.tokens == b.tokens
+            np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
+
+
+def test_a_shared_prompt_gives_what_its_copies_give(qwen2_folder, monkeypatch):
+    """Five samples of a prompt attend to it where it is; beside them other rows and adapters."""
+    answers = []
+    for fewest in (4, 100):
+        monkeypatch.setattr("eztinker.engine.worker.sampler._FEWEST_SHARING", fewest)
+        harness = Harness(qwen2_folder)
+        harness.open_run()
+        harness.forward_backward(DATA)
+        harness.optim_step(learning_rate=0.05)
+        asked = [
+            harness.sample_command(tokens(1, 40), num_samples=5, max_tokens=30, seed=1),
+            harness.sample_command(tokens(2, 33), num_samples=2, max_tokens=12, seed=2),
+            harness.sample_command(
+                tokens(3, 50), run_id=None, num_samples=6, max_tokens=20, seed=3
+            ),
+            harness.sample_command(tokens(4, 35), num_samples=4, max_tokens=40, seed=4),
+        ]
+        done = harness.answers(*asked, cls=SampleResult)
+        answers.append([done[command.job_id].sequences for command in asked])
+    for shared, copied in zip(*answers, strict=True):
+        for a, b in zip(shared, copied, strict=True):
             assert a.tokens == b.tokens
             np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
 

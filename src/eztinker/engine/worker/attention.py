@@ -197,21 +197,39 @@ def continued(q: Tensor, k: Tensor, v: Tensor, variant: Variant) -> Tensor:
     return masked(q, k, v, visible, variant)
 
 
+@dataclass(frozen=True, slots=True)
+class SharedPrompt:
+    """Rows next to one another whose prompt is stored once, outside their rows of the cache.
+
+    Attributes:
+        start, end: the rows.
+        kv: of the prompt.
+    """
+
+    start: int
+    end: int
+    kv: PromptKV
+
+
 class DecodeLayout:
     """One new token per row of a cache.
 
     Args:
         cache: its first rows are the rows of the pass.
-        positions_R: where the new tokens go.
-        width: number of cached positions to read, the largest position plus one.
+        places_R: where in their rows of the cache the new tokens go.
+        width: number of cached positions to read, the largest place plus one.
+        shared: prompts that rows see besides what lies in the cache; on a CPU, for plain attention.
     """
 
-    def __init__(self, cache: KVCache, positions_R: Tensor, width: int) -> None:
+    def __init__(
+        self, cache: KVCache, places_R: Tensor, width: int, shared: Sequence[SharedPrompt] = ()
+    ) -> None:
         self._cache = cache
-        self._positions_R = positions_R
+        self._places_R = places_R
         self._width = width
-        places_S = torch.arange(width, device=positions_R.device)
-        self._age_RS = positions_R[:, None] - places_S
+        self._shared = shared
+        places_S = torch.arange(width, device=places_R.device)
+        self._age_RS = places_R[:, None] - places_S
         visible_RS = self._age_RS >= 0
         self._bias_R11S = torch.zeros(visible_RS.shape, dtype=cache.dtype, device=places_S.device)
         self._bias_R11S.masked_fill_(~visible_RS, -torch.inf)
@@ -219,12 +237,14 @@ class DecodeLayout:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, variant: Variant) -> Tensor:
         """Store the new keys and values, then attend to everything stored in the row."""
-        keys, values = self._cache.append(layer, self._positions_R, k, v, self._width)
+        keys, values = self._cache.append(layer, self._places_R, k, v, self._width)
         rows, heads, _, size = q.shape
         # Query heads of one group become positions: keys and values are read once, never copied.
         grouped = q.reshape(rows, keys.shape[1], heads // keys.shape[1], size)
         window = variant.sliding_window
-        if variant.softcap is not None or (window is not None and window < self._width):
+        if self._shared:
+            out = self._with_prompts(layer, grouped, keys, values, variant.scaling)
+        elif variant.softcap is not None or (window is not None and window < self._width):
             visible = self._age_RS >= 0
             if window is not None:
                 visible = visible & (self._age_RS < window)
@@ -234,3 +254,33 @@ class DecodeLayout:
                 grouped, keys, values, attn_mask=self._bias_R11S, scale=variant.scaling
             )
         return out.reshape(rows, heads, 1, values.shape[-1])
+
+    def _with_prompts(
+        self, layer: int, q_RGED: Tensor, keys: Tensor, values: Tensor, scaling: float | None
+    ) -> Tensor:
+        """Attention to a row and to its shared prompt, joined by their shares of the softmax's sum.
+
+        The prompt's keys are read once for all its rows: their queries (E per row and group) become
+        positions of one call.
+        """
+        out, total = _attend_with_sum(q_RGED, keys, values, self._bias_R11S, scaling)
+        groups, size = q_RGED.shape[1], q_RGED.shape[-1]
+        for prompt in self._shared:
+            part = slice(prompt.start, prompt.end)
+            queries = q_RGED[part].transpose(0, 1).reshape(1, groups, -1, size)
+            k_GTD, v_GTD = prompt.kv.layer(layer)
+            seen, seen_total = _attend_with_sum(queries, k_GTD[None], v_GTD[None], None, scaling)
+            shape = (groups, prompt.end - prompt.start, -1)
+            share = (seen_total.view(shape).transpose(0, 1) - total[part]).sigmoid_()
+            seen = seen.view(*shape, seen.shape[-1]).transpose(0, 1)
+            out[part] = torch.lerp(out[part], seen, share[..., None].to(out.dtype))
+        return out
+
+
+def _attend_with_sum(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scaling: float | None
+) -> tuple[Tensor, Tensor]:
+    """Attention output and log Σ exp of its scores; on a CPU."""
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, 0.0, False, attn_mask=bias, scale=scaling
+    )

@@ -1,7 +1,8 @@
 """The rows a base model is generating for, and where each lies in the key-value cache.
 
 Row i of the batch is row i of the cache. Rows of the same adapter lie side by side, so that a decode
-step applies each adapter once; a row that joins or leaves moves at most one row of every other adapter.
+step applies each adapter once, and among them those that share a prompt; a row that joins or leaves moves
+at most one row of every other such group.
 Knows no waiting requests; ``sampler.py`` fills it.
 """
 
@@ -16,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eztinker.engine.worker.attention import SharedPrompt
 from eztinker.engine.worker.decoder_base import Segments
-from eztinker.engine.worker.kv_cache import KVCache
+from eztinker.engine.worker.kv_cache import KVCache, PromptKV
 from eztinker.engine.worker.lora import AdapterWeights
 from eztinker.engine.worker.prompt_scores import PromptScores
 from eztinker.errors import EZTinkerError
@@ -92,7 +94,8 @@ class Row:
     Attributes:
         request: it belongs to.
         sample: its number in the request.
-        num_cached: positions of its cache row that are filled.
+        num_cached: positions of prompt and answer whose keys and values are known.
+        prompt: keeps the prompt's for all rows that share it; None where they lie in the row's own cache.
         tokens, logprobs: generated so far.
         matcher: of its stop strings; None without any.
         topk_ids, topk_logprobs: likeliest tokens per generated one, if asked for.
@@ -102,10 +105,16 @@ class Row:
     sample: int
     num_cached: int
     matcher: StopStringMatcher | None = None
+    prompt: PromptKV | None = None
     tokens: list[int] = dataclass_field(default_factory=list)
     logprobs: list[float] = dataclass_field(default_factory=list)
     topk_ids: list[list[int]] = dataclass_field(default_factory=list)
     topk_logprobs: list[list[float]] = dataclass_field(default_factory=list)
+
+    @property
+    def num_in_row(self) -> int:
+        """Positions of its cache row that are filled."""
+        return self.num_cached - (0 if self.prompt is None else self.prompt.num_positions)
 
     @property
     def num_tokens(self) -> int:
@@ -142,9 +151,10 @@ class Batch:
     def insert(self, row: Row) -> int:
         """Put a row beside the others of its adapter; its place. The cache must have room for it."""
         self._changed()
-        adapter = row.request.adapter
-        same = [i for i, other in enumerate(self.rows) if other.request.adapter is adapter]
-        place = same[-1] + 1 if same else len(self.rows)
+        like = [i for i, other in enumerate(self.rows) if _are_together(row, other)]
+        if not like:
+            like = [i for i, r in enumerate(self.rows) if r.request.adapter is row.request.adapter]
+        place = like[-1] + 1 if like else len(self.rows)
         self.rows.append(row)
         hole = len(self.rows) - 1
         while hole > place:
@@ -172,12 +182,26 @@ class Batch:
     def segments(self) -> Segments:
         """(adapter, first row, end) of every stretch of equal adapters."""
         if self._segments is None:
-            self._segments, start = [], 0
-            while start < len(self.rows):
-                end = self._run_end(start) + 1
-                self._segments.append((self.rows[start].request.adapter, start, end))
-                start = end
+            self._segments = []
+            for i, row in enumerate(self.rows):
+                adapter = row.request.adapter
+                start = i
+                if self._segments and self._segments[-1][0] is adapter:
+                    start = self._segments.pop()[1]
+                self._segments.append((adapter, start, i + 1))
         return self._segments
+
+    def shared_prompts(self) -> list[SharedPrompt]:
+        """Rows that share a prompt, and the prompt."""
+        shared: list[SharedPrompt] = []
+        start = 0
+        while start < len(self.rows):
+            end = self._run_end(start) + 1
+            prompt = self.rows[start].prompt
+            if prompt is not None:
+                shared.append(SharedPrompt(start, end, prompt))
+            start = end
+        return shared
 
     def params(self, device: torch.device) -> RowParams:
         """How each row is drawn."""
@@ -199,20 +223,24 @@ class Batch:
         self._segments = self._params = self._counters = None
 
     def _move(self, source: int, target: int) -> None:
-        self._cache.copy_row(source, target, self.rows[source].num_cached)
+        self._cache.copy_row(source, target, self.rows[source].num_in_row)
         self.rows[target] = self.rows[source]
 
     def _run_start(self, place: int) -> int:
-        adapter = self.rows[place].request.adapter
-        while place > 0 and self.rows[place - 1].request.adapter is adapter:
+        row = self.rows[place]
+        while place > 0 and _are_together(self.rows[place - 1], row):
             place -= 1
         return place
 
     def _run_end(self, place: int) -> int:
-        adapter = self.rows[place].request.adapter
-        while place + 1 < len(self.rows) and self.rows[place + 1].request.adapter is adapter:
+        row = self.rows[place]
+        while place + 1 < len(self.rows) and _are_together(self.rows[place + 1], row):
             place += 1
         return place
+
+
+def _are_together(a: Row, b: Row) -> bool:
+    return a.request.adapter is b.request.adapter and a.prompt is b.prompt
 
 
 def penalise_rows(rows: list[Row], logits_RV: Tensor) -> None:

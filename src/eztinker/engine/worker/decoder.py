@@ -145,6 +145,13 @@ class LeanDecoder(Decoder):
             self._sampling_layers = [packed_layer(layer) for layer in self._layers]
             self._head = replace(self._head, packed_VD=pack(self._head.weight_VD))
 
+    @property
+    def can_share_prompts(self) -> bool:
+        """On a CPU, where attention also tells the sum that joins its parts."""
+        windows = (variant.sliding_window for variant in self._variants)
+        is_plain = all(window is None or window >= self.context_length for window in windows)
+        return self.device.type == "cpu" and is_plain
+
     def _can_pack(self) -> bool:
         """Whether there may be a second copy of the weights, for passes without gradients."""
         room = _PACKED_SHARE * free_memory_bytes(self.device)

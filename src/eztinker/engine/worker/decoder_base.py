@@ -67,6 +67,11 @@ class Decoder(ABC):
         return whole + sum(m.in_features * m.out_features for m in self._quantized())
 
     @property
+    def can_share_prompts(self) -> bool:
+        """Whether rows may attend to a prompt that is stored once for all of them."""
+        return False
+
+    @property
     def cache_bytes_per_token(self) -> int:
         """Memory of one position in the key-value cache."""
         config = self._model.config.get_text_config()

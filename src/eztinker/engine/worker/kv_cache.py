@@ -52,6 +52,12 @@ class PromptKV:
         values[:, start:end] = v_GTD
         return keys[:, :end], values[:, :end]
 
+    def layer(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [G, T, D] of one layer."""
+        if self.keys_LGTD is None or self.values_LGTD is None:
+            raise ValueError("The prompt has not been read.")
+        return self.keys_LGTD[layer], self.values_LGTD[layer]
+
     def _allocate(self, k_GTD: Tensor, v_GTD: Tensor) -> None:
         def new(like: Tensor) -> Tensor:
             groups, _, size = like.shape
@@ -123,9 +129,7 @@ class KVCache:
 
     def allocate(self, prompt: PromptKV) -> None:
         """Make the buffers if there are none yet, for keys and values shaped like a prompt's."""
-        if prompt.keys_LGTD is None or prompt.values_LGTD is None:
-            raise ValueError("The prompt has not been read.")
-        self._allocate(prompt.keys_LGTD[0], prompt.values_LGTD[0])
+        self._allocate(*prompt.layer(0))
 
     def release(self) -> None:
         """Give the memory back; nothing may be running."""
@@ -137,8 +141,9 @@ class KVCache:
         self.allocate(prompt)
         end = prompt.num_positions
         for layer in range(self._num_layers):
-            self._keys_RGSD[layer][row, :, :end] = prompt.keys_LGTD[layer]  # type: ignore[index]
-            self._values_RGSD[layer][row, :, :end] = prompt.values_LGTD[layer]  # type: ignore[index]
+            keys, values = prompt.layer(layer)
+            self._keys_RGSD[layer][row, :, :end] = keys
+            self._values_RGSD[layer][row, :, :end] = values
 
     def prompt_of(self, row: int, num_positions: int) -> PromptKV:
         """A copy of a row's first positions."""

@@ -46,6 +46,8 @@ _DECODE_STEPS = 8
 _UNIT_S = 0.1
 _MAX_STALL_S = 0.25
 """How long rows may wait for prompts being read before it is their turn."""
+_FEWEST_SHARING, _SHORTEST_SHARED = 4, 32
+"""Samples and prompt tokens from which on a prompt is stored once instead of once for each sample."""
 _PREFIX_SHARE = 4
 """One part in so many of the cache's bound, in addition to it, is for prompts read before."""
 
@@ -249,7 +251,10 @@ class Sampler:
             prefill.request.num_reused = max(prefill.request.num_reused, prefill.num_reused)
             for row in [prefill.row] if prefill.row is not None else drawn.get(id(prefill), []):
                 row.num_cached = len(prefill.tokens_T)
-                self._cache.store_prompt(self._batch.insert(row), prefill.kv)
+                row.prompt = prefill.kv if self._is_shared(prefill) else None
+                place = self._batch.insert(row)
+                if row.prompt is None:
+                    self._cache.store_prompt(place, prefill.kv)
         self._report([row for rows in drawn.values() for row in rows])
         finished = self._sweep()
         for prefill in ready:
@@ -295,9 +300,20 @@ class Sampler:
         running = [row.num_cached for row in self._batch.rows]
         return running + [len(p.tokens_T) for p in self._ready for _ in range(p.num_rows)]
 
+    def _is_shared(self, prefill: Prefill) -> bool:
+        """Whether its rows leave the prompt where it is instead of copying it."""
+        return (
+            self._decoder.can_share_prompts
+            and prefill.num_rows >= _FEWEST_SHARING
+            and len(prefill.tokens_T) >= _SHORTEST_SHARED
+        )
+
     def _make_room(self) -> None:
         """Everything that takes memory, before anything is changed."""
-        lengths = self._lengths()
+        lengths = [row.num_in_row for row in self._batch.rows]
+        for prefill in self._ready:
+            length = 0 if self._is_shared(prefill) else len(prefill.tokens_T)
+            lengths += [length] * prefill.num_rows
         if lengths:
             self._cache.reserve(len(lengths), max(lengths) + 1, self._admission.max_tokens)
             self._cache.allocate(self._ready[0].kv)
@@ -339,14 +355,14 @@ class Sampler:
         rows, device = self._batch.rows, self._decoder.device
         took_part = [row.request for row in rows]
         self.in_step = list(dict.fromkeys(took_part))
-        width = max(row.num_cached for row in rows) + 1
+        width = max(row.num_in_row for row in rows) + 1
         self._cache.reserve(len(rows), width, self._admission.max_tokens)
         tokens_R1 = torch.tensor([[row.tokens[-1]] for row in rows], device=device)
         positions_R = torch.tensor([row.num_cached for row in rows], device=device)
+        places_R = torch.tensor([row.num_in_row for row in rows], device=device)
+        layout = DecodeLayout(self._cache, places_R, width, self._batch.shared_prompts())
         segments = self._batch.segments()
-        hidden = self._decoder.hidden(
-            tokens_R1, positions_R[:, None], DecodeLayout(self._cache, positions_R, width), segments
-        )
+        hidden = self._decoder.hidden(tokens_R1, positions_R[:, None], layout, segments)
         logits_RV = self._decoder.logits(hidden[:, 0], segments)
         penalise_rows(rows, logits_RV)
         tokens_R, logprobs_R = draw(

@@ -92,7 +92,7 @@ def main() -> None:
         figures = asyncio.run(measure(server, given.clients, given.tenants, given.seconds))
     finally:
         server.close()
-    machine.report("load", figures, given.out)
+    machine.report("load", figures, given)
 
 
 async def measure(

@@ -73,7 +73,7 @@ def main() -> None:
         figures = {name: _all_kinds(name, folder) for name, folder in wanted.items()}
     errors = [abs(case["error"]) for kinds in figures.values() for case in kinds.values()]
     figures["largest_error"] = max(errors)
-    machine.report("memory", figures, arguments.out)
+    machine.report("memory", figures, arguments)
 
 
 def _all_kinds(name: str, folder: Path) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def main() -> None:
         settings = {"aliases": {MODEL: str(model)}, "num_threads": 1}
         server = EmbeddedServer([MODEL], settings=settings)
         try:
-            machine.report("tinker_sdk", _measure(server), arguments.out)
+            machine.report("tinker_sdk", _measure(server), arguments)
         finally:
             server.close()
 

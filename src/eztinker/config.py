@@ -59,6 +59,14 @@ class Limits(BaseModel):
     """Stop strings or stop token ids per sampling request."""
     max_stop_length: int = Field(256, ge=1)
     """Characters in one stop string."""
+    max_storage_bytes: int = Field(0, ge=0)
+    """Checkpoints and snapshots of all runs; the oldest checkpoints go. 0: no bound."""
+    max_run_storage_bytes: int = Field(0, ge=0)
+    """The same for each run."""
+    keep_last_checkpoints: int = Field(0, ge=0)
+    """Newest checkpoints of each run that stay; older ones go. 0: all stay."""
+    keep_best_checkpoints: int = Field(0, ge=0)
+    """Checkpoints with the highest scores of each run that stay beside the newest. 0: none for that."""
     max_runs: int = Field(1000, ge=1)
     """Runs that exist at one time."""
     max_runs_per_owner: int = Field(200, ge=1)

@@ -106,6 +106,11 @@ def checkpoint_fields(checkpoint: CheckpointRecord) -> dict[str, Any]:
         "step": checkpoint.step,
         "path": checkpoint.folder,
         "quantization": checkpoint.quantization,
+        "pinned": checkpoint.is_pinned,
+        "score": checkpoint.score,
+        "expires_at": None
+        if checkpoint.expires_at_s is None
+        else iso_time(checkpoint.expires_at_s),
     }
 
 

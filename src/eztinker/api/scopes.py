@@ -101,6 +101,8 @@ NEEDED: dict[Needed, tuple[str, ...]] = {
         "POST /v1/runs/{run_id}/save",
         "POST /v1/runs/{run_id}/load",
         "DELETE /v1/runs/{run_id}/checkpoints/{name}",
+        "PATCH /v1/runs/{run_id}/checkpoints/{name}",
+        "POST /v1/checkpoints/prune",
         "POST /api/v1/create_model",
         "POST /api/v1/load_weights",
         "POST /api/v1/unload_model",

@@ -29,6 +29,41 @@ _CATALOGUE: dict[str, tuple[str, str]] = {
     "chat": ("Talk with a model in the terminal.", "在终端与模型对话。"),
     "save": ("Save a checkpoint of a run.", "保存训练运行的检查点。"),
     "checkpoints": ("List the checkpoints.", "列出检查点。"),
+    "pin": (
+        "Protect a checkpoint from rules and budgets, or say how good it is.",
+        "保护检查点不被规则和配额删除，或给它评分。",
+    ),
+    "pin off": ("Take the protection back.", "取消保护。"),
+    "pin score": (
+        "How good it is, for --keep-best; more is better.",
+        "评分，供 --keep-best 使用；越大越好。",
+    ),
+    "pinned": ("Checkpoint {name} of {run_id} is pinned.", "{run_id} 的检查点 {name} 已受保护。"),
+    "not pinned": (
+        "Checkpoint {name} of {run_id} is not pinned.",
+        "{run_id} 的检查点 {name} 未受保护。",
+    ),
+    "prune": (
+        "Delete checkpoints by rules (newest, best) and the server's budgets.",
+        "按规则（最新、最佳）和服务器配额删除检查点。",
+    ),
+    "prune keep-last": (
+        "Newest checkpoints of each run that stay; default: the server's rule.",
+        "每个运行保留的最新检查点数；默认按服务器设置。",
+    ),
+    "prune keep-best": (
+        "Checkpoints with the highest scores that stay; default: the server's rule.",
+        "每个运行保留的最高评分检查点数；默认按服务器设置。",
+    ),
+    "prune dry-run": ("Only say what would be deleted.", "只显示将删除的检查点，不删除。"),
+    "pruned": (
+        "{count} checkpoints deleted, {size} freed.",
+        "已删除 {count} 个检查点，释放 {size}。",
+    ),
+    "would prune": (
+        "{count} checkpoints would be deleted, {size} freed.",
+        "将删除 {count} 个检查点，释放 {size}。",
+    ),
     "eval": (
         "Measure how well a model, a run or a checkpoint answers a data set.",
         "评测模型、训练运行或检查点在数据集上的准确率。",

@@ -213,6 +213,8 @@ class AsyncEZTinkerClient:
     load_checkpoint = _works(requests.load_checkpoint)
     get_checkpoints = _asks(requests.get_checkpoints)
     get_checkpoint_files = _asks(requests.get_checkpoint_files)
+    keep_checkpoint = _asks(requests.keep_checkpoint)
+    prune_checkpoints = _asks(requests.prune_checkpoints)
     delete_checkpoint = _asks(requests.delete_checkpoint)
 
     async def import_adapter(

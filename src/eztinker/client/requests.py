@@ -367,6 +367,39 @@ def get_checkpoint_files(run_id: str, name: str) -> Request[list[Json]]:
     return Request("GET", path, answers.rows("files"))
 
 
+def keep_checkpoint(
+    run_id: str, checkpoint_name: str, *, pinned: bool | None = None, score: float | None = None
+) -> Request[Json]:
+    """Pin a checkpoint (no rule and no budget deletes it), or say how good it is; more is better."""
+    last = segment(checkpoint_name, "checkpoint_name")
+    body = {
+        key: value for key, value in {"pinned": pinned, "score": score}.items() if value is not None
+    }
+    return Request("PATCH", run_path(run_id, f"checkpoints/{last}"), answers.same, json=body)
+
+
+def prune_checkpoints(
+    run_id: str | None = None,
+    *,
+    keep_last: int | None = None,
+    keep_best: int | None = None,
+    dry_run: bool = False,
+) -> Request[Json]:
+    """Delete checkpoints by rules and budgets; with ``dry_run`` only say which would go.
+
+    Args:
+        run_id: of this run only; None: of all.
+        keep_last: newest ones of each run that stay; None takes the server's rule.
+        keep_best: those with the highest scores that stay; None takes the server's rule.
+        dry_run: delete nothing.
+
+    Returns:
+        ``{"dry_run", "checkpoints": [{"run_id", "name", "size_bytes", "reason"}], "freed_bytes"}``.
+    """
+    body = {"run_id": run_id, "keep_last": keep_last, "keep_best": keep_best, "dry_run": dry_run}
+    return post("/v1/checkpoints/prune", body, answers.same)
+
+
 def delete_checkpoint(run_id: str, checkpoint_name: str) -> Request[Json]:
     """Delete a checkpoint."""
     last = segment(checkpoint_name, "checkpoint_name")

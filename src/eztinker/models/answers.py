@@ -258,12 +258,32 @@ class CheckpointAnswer(Answer):
     step: int
     path: str
     quantization: str = Field(description="Of the base model it was trained on.")
+    pinned: bool
+    score: float | None
+    expires_at: str | None
 
 
 class CheckpointsAnswer(Answer):
     """``GET /v1/checkpoints`` and ``GET /v1/runs/{run_id}/checkpoints``."""
 
     checkpoints: list[CheckpointAnswer]
+
+
+class PrunedCheckpoint(Answer):
+    """A checkpoint that a rule or budget deletes."""
+
+    run_id: str
+    name: str
+    size_bytes: int
+    reason: str = Field(description="The rule or budget, as the settings name it.")
+
+
+class PruneAnswer(Answer):
+    """``POST /v1/checkpoints/prune``."""
+
+    dry_run: bool
+    checkpoints: list[PrunedCheckpoint]
+    freed_bytes: int
 
 
 class FileEntry(Answer):

@@ -277,6 +277,24 @@ class SaveRequest(WireModel):
     overwrite: bool = Field(False, description="Replace a checkpoint of this name.")
 
 
+class KeepRequest(WireModel):
+    """``PATCH …/checkpoints/{name}``: what is omitted stays as it is."""
+
+    pinned: bool | None = Field(None, description="true: no rule and no budget deletes it.")
+    score: float | None = Field(
+        None, allow_inf_nan=False, description="How good it is, for keep_best; more is better."
+    )
+
+
+class PruneRequest(WireModel):
+    """``POST /v1/checkpoints/prune``: rules that are omitted are those of the server's settings."""
+
+    run_id: str | None = Field(None, description="Of this run only. Omitted: of all your runs.")
+    keep_last: int | None = Field(None, ge=0, le=1_000_000, description="Newest ones that stay.")
+    keep_best: int | None = Field(None, ge=0, le=1_000_000, description="Best ones that stay.")
+    dry_run: bool = Field(False, description="true: only say what would be deleted.")
+
+
 class LoadRequest(WireModel):
     """``POST …/load``."""
 

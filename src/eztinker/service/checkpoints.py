@@ -6,6 +6,7 @@ Saving and loading are jobs. Called by the routes; ``service.py`` calls ``sweep`
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,16 +16,21 @@ import sqlalchemy as sa
 from eztinker import steady_clock
 from eztinker.config import ServerConfig
 from eztinker.errors import AlreadyExistsError
+from eztinker.service import retention
+from eztinker.service.retention import Doomed, Policy
 from eztinker.service.view import View
 from eztinker.store import blobs, checkpoints
 from eztinker.store.database import Database
 from eztinker.types.records import CheckpointRecord
+
+log = logging.getLogger(__name__)
 
 
 class Checkpoints(View):
     """Checkpoints of a server."""
 
     def __init__(self, config: ServerConfig, database: Database) -> None:
+        self._limits = config.limits
         self._folder = config.checkpoints_path.absolute()
         self._database = database
 
@@ -150,8 +156,80 @@ class Checkpoints(View):
             lambda connection: checkpoints.set_public(connection, run_id, name, is_public, owner)
         )
 
+    async def keep(
+        self, run_id: str, name: str, *, is_pinned: bool | None, score: float | None
+    ) -> CheckpointRecord:
+        """Pin or unpin a checkpoint, give it a score; None leaves as it is.
+
+        Raises:
+            NotFoundError: code ``checkpoint_not_found``.
+        """
+        owner = self.principal.owner_in_sight
+        kept = await self._database.write(
+            lambda connection: checkpoints.set_keeping(
+                connection, run_id, name, is_pinned=is_pinned, score=score, owner=owner
+            )
+        )
+        return self._shown(kept)
+
+    async def prune(
+        self,
+        *,
+        run_id: str | None = None,
+        keep_last: int | None = None,
+        keep_best: int | None = None,
+        is_dry: bool = False,
+    ) -> list[Doomed]:
+        """Delete by rules and budgets what may go; with ``is_dry`` only say what would go.
+
+        Args:
+            run_id: of this run only; None: of all in sight.
+            keep_last, keep_best: instead of the settings' rules; None takes those.
+        """
+        policy = self._policy(keep_last, keep_best, budgets=self.principal.sees_all)
+        if policy.is_empty:
+            return []
+        if is_dry:
+            return await self._database.read(
+                lambda connection: self._plan(connection, policy, run_id)
+            )
+
+        def delete(connection: sa.Connection) -> list[Doomed]:
+            doomed = self._plan(connection, policy, run_id)
+            for entry in doomed:
+                gone = entry.checkpoint
+                checkpoints.delete_checkpoint(connection, gone.run_id, gone.name)
+            return doomed
+
+        doomed = await self._database.write(delete, may_use_reserve=True)
+        for entry in doomed:
+            await asyncio.to_thread(blobs.discard, Path(entry.checkpoint.folder))
+        return doomed
+
+    def _policy(self, keep_last: int | None, keep_best: int | None, *, budgets: bool) -> Policy:
+        limits = self._limits
+        return Policy(
+            keep_last=limits.keep_last_checkpoints if keep_last is None else keep_last,
+            keep_best=limits.keep_best_checkpoints if keep_best is None else keep_best,
+            max_run_bytes=limits.max_run_storage_bytes,
+            max_bytes=limits.max_storage_bytes if budgets else 0,
+        )
+
+    def _plan(self, connection: sa.Connection, policy: Policy, run_id: str | None) -> list[Doomed]:
+        """What goes of all in sight; of one run, what of that goes."""
+        doomed = retention.plan(
+            checkpoints.list_checkpoints(connection, None, self.principal.owner_in_sight),
+            policy,
+            in_use=checkpoints.list_in_use(connection),
+            snapshot_bytes=checkpoints.sum_snapshot_bytes(connection),
+        )
+        return [entry for entry in doomed if run_id in (None, entry.checkpoint.run_id)]
+
     async def sweep(self) -> None:
-        """Delete what has expired."""
+        """Delete what has expired, and what rules and budgets of the settings say."""
+        for entry in await self.prune():
+            gone = entry.checkpoint
+            log.info("Checkpoint %s of %s was deleted: %s.", gone.name, gone.run_id, entry.reason)
         now_s = steady_clock.now_s()
         if not await self._database.read(
             lambda connection: checkpoints.list_expired(connection, now_s)

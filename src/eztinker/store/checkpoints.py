@@ -10,7 +10,9 @@ import msgspec
 import sqlalchemy as sa
 
 from eztinker.errors import AlreadyExistsError, NotFoundError
-from eztinker.store.tables import checkpoints, runs
+from eztinker.store.jobs import list_unfinished
+from eztinker.store.tables import checkpoints, runs, snapshots
+from eztinker.types.operations import CreateRun, LoadCheckpoint, Sample
 from eztinker.types.records import CheckpointRecord
 from eztinker.types.training import LoRAConfig
 
@@ -42,6 +44,8 @@ def put_checkpoint(
             user_metadata_json=msgspec.json.encode(checkpoint.user_metadata).decode(),
             owner=checkpoint.owner,
             quantization=checkpoint.quantization,
+            is_pinned=checkpoint.is_pinned,
+            score=checkpoint.score,
         )
     )
 
@@ -146,6 +150,49 @@ def set_public(
     connection.execute(checkpoints.update().where(_is(run_id, name)).values(is_public=is_public))
 
 
+def set_keeping(
+    connection: sa.Connection,
+    run_id: str,
+    name: str,
+    *,
+    is_pinned: bool | None = None,
+    score: float | None = None,
+    owner: str | None = None,
+) -> CheckpointRecord:
+    """Pin or unpin a checkpoint, give it a score; None leaves as it is.
+
+    Raises:
+        NotFoundError: code ``checkpoint_not_found``.
+    """
+    get_checkpoint(connection, run_id, name, owner=owner)
+    given = {"is_pinned": is_pinned, "score": score}
+    values = {key: value for key, value in given.items() if value is not None}
+    if values:
+        connection.execute(checkpoints.update().where(_is(run_id, name)).values(**values))
+    return get_checkpoint(connection, run_id, name, owner=owner)
+
+
+def list_in_use(connection: sa.Connection) -> set[tuple[str, str]]:
+    """Run and name of the checkpoints that accepted jobs will read."""
+    found: set[tuple[str | None, str | None]] = set()
+    for job in list_unfinished(connection):
+        operation = job.operation()
+        if isinstance(operation, LoadCheckpoint):
+            found.add((operation.source_run_id, operation.name))
+        elif isinstance(operation, Sample):
+            found.add((operation.weights.run_id, operation.weights.checkpoint))
+        elif isinstance(operation, CreateRun):
+            found.add((operation.source_run_id, operation.source_name))
+    return {(run_id, name) for run_id, name in found if run_id and name}
+
+
+def sum_snapshot_bytes(connection: sa.Connection) -> dict[str, int]:
+    """What each run's snapshots take."""
+    total = sa.func.sum(snapshots.c.size_bytes).label("total")
+    rows = connection.execute(sa.select(snapshots.c.run_id, total).group_by(snapshots.c.run_id))
+    return {row.run_id: row.total for row in rows}
+
+
 def list_expired(connection: sa.Connection, now_s: float) -> list[CheckpointRecord]:
     """Checkpoints whose time is over."""
     query = sa.select(checkpoints).where(checkpoints.c.expires_at_s <= now_s)
@@ -185,4 +232,6 @@ def _checkpoint(row: sa.Row) -> CheckpointRecord:
         user_metadata=msgspec.json.decode(row.user_metadata_json),
         owner=row.owner,
         quantization=row.quantization,
+        is_pinned=row.is_pinned,
+        score=row.score,
     )

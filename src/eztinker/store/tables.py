@@ -101,6 +101,8 @@ checkpoints = Table(
     Column("user_metadata_json", Text, nullable=False, server_default="{}"),
     Column("owner", Text, nullable=False, server_default="local"),
     Column("quantization", Text, nullable=False, server_default="none"),
+    Column("is_pinned", Boolean, nullable=False, server_default="0"),
+    Column("score", Float, nullable=True),
 )
 
 sessions = Table(

@@ -89,6 +89,8 @@ class CheckpointRecord:
         expires_at_s: when it is deleted; None for never.
         is_public: marked as published by its owner.
         user_metadata: the owner's own strings.
+        is_pinned: no rule and no budget deletes it.
+        score: how good its owner found it; more is better. None if nobody said.
         owner: whose it is.
         quantization: of the base model that it was trained on.
     """
@@ -107,6 +109,8 @@ class CheckpointRecord:
     user_metadata: dict[str, str] = field(default_factory=dict)
     owner: str = LOCAL_OWNER
     quantization: Quantization = "none"
+    is_pinned: bool = False
+    score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

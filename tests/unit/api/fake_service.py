@@ -19,6 +19,7 @@ from eztinker.ids import new_job_id, new_run_id
 from eztinker.service import admission
 from eztinker.service.accounts import Accounts
 from eztinker.service.base_models import BaseModels
+from eztinker.service.retention import Doomed
 from eztinker.types.operations import (
     CheckpointLoaded,
     CheckpointSaved,
@@ -288,6 +289,16 @@ class FakeCheckpoints:
         if (run_id, name) not in self.all:
             raise NotFoundError(f"no checkpoint {name}", code="checkpoint_not_found", field="name")
         return self.all[run_id, name]
+
+    async def keep(
+        self, run_id: str, name: str, *, is_pinned: bool | None, score: float | None
+    ) -> CheckpointRecord:
+        return replace(await self.get(run_id, name), is_pinned=bool(is_pinned), score=score)
+
+    async def prune(self, *, is_dry: bool, **_rules: object) -> list[Doomed]:
+        oldest = next(iter(self.all))
+        found = self.all[oldest] if is_dry else self.all.pop(oldest)
+        return [Doomed(found, "keep_last 1")]
 
     async def delete(self, run_id: str, name: str) -> None:
         await self.get(run_id, name)

@@ -251,6 +251,17 @@ CASES = [
         skipped=frozenset({"input_ids", "target_ids"}),
     ),
     Case(
+        "/v1/checkpoints/prune",
+        wire.PruneRequest,
+        {},
+        {
+            "run_id": [5, {}, [], True, "../x", "a/b", ""],
+            "keep_last": [*NOT_NUMBER, -1, 1.5, 10**9],
+            "keep_best": [*NOT_NUMBER, -1, 1.5, 10**9],
+            "dry_run": [5, "maybe", {}, []],
+        },
+    ),
+    Case(
         "/v1/keys",
         wire.CreateKeyRequest,
         {"name": "laptop"},
@@ -525,7 +536,7 @@ async def test_names_in_paths(
     for template in [template for template in PATH_VALUES if template in path]:
         for bad in BAD_NAMES:
             url = filled(path.replace(template, bad))
-            body = bodies[path] if method == "POST" else None
+            body = bodies[path] if method == "POST" else {} if method == "PATCH" else None
             answer = await client.request(method, f"http://localhost{url}", json=body)
             assert assert_refused(answer, f"{method} {url}")["code"] in CODES
     assert service.state() == ready

@@ -101,6 +101,10 @@ REQUESTS: dict[str, Ask] = {
     ),
     "POST /v1/runs/{run_id}/save": Ask("/v1/runs/{run}/save", {"name": "again"}),
     "POST /v1/runs/{run_id}/load": Ask("/v1/runs/{run}/load", {"name": "{name}"}),
+    "PATCH /v1/runs/{run_id}/checkpoints/{name}": Ask(
+        "/v1/runs/{run}/checkpoints/{name}", {"pinned": False}
+    ),
+    "POST /v1/checkpoints/prune": Ask("/v1/checkpoints/prune", {"dry_run": True}),
     "DELETE /v1/runs/{run_id}/checkpoints/{name}": Ask(
         "/v1/runs/{run}/checkpoints/{name}", last=True
     ),

@@ -100,3 +100,35 @@ async def test_a_copy_does_not_replace_another(service, database, tmp_path) -> N
     await save(database, tmp_path, "run_2", text="other")
     with pytest.raises(AlreadyExistsError, match="another checkpoint"):
         await service.copy("run_1", "kept", target_run_id="run_2", ttl_s=None)
+
+
+async def test_budgets_are_kept_and_a_dry_run_only_tells(database, tmp_path) -> None:
+    """The server's budget ends the oldest checkpoint that may go; nobody's snapshot is touched."""
+    held = []
+    for name in ("a", "b", "c"):
+        temporary = blobs.new_folder(tmp_path / "run_1")
+        (temporary / "weights").write_text(name * 1000)
+        files = {"weights": blobs.sha256(temporary / "weights")}
+        folder = tmp_path / "run_1" / name
+        size = blobs.publish(temporary, folder, files=files, facts={})
+        record = CheckpointRecord(
+            "run_1", name, "nano", LoRAConfig(), float(len(held)), size, False, 3, str(folder)
+        )
+        held.append(record)
+        await database.write(
+            lambda conn, record=record: checkpoints.put_checkpoint(conn, record, overwrite=False)
+        )
+    limits = {"max_storage_bytes": held[0].size_bytes * 2 + 10}
+    config = ServerConfig.model_validate({"state_dir": tmp_path, "limits": limits})
+    service = Checkpoints(config, database)
+    await service.keep("run_1", "a", is_pinned=True, score=None)
+    told = await service.prune(is_dry=True)
+    assert [(entry.checkpoint.name, entry.reason) for entry in told] == [("b", "max_storage_bytes")]
+    assert len(await service.list(run_id="run_1")) == 3
+    await service.sweep()
+    assert [entry.name for entry in await service.list(run_id="run_1")] == ["a", "c"]
+    assert not (tmp_path / "run_1" / "b").exists()
+    assert await service.prune() == []
+    await service.keep("run_1", "c", is_pinned=None, score=0.5)
+    assert [entry.score for entry in await service.list(run_id="run_1")] == [None, 0.5]
+    assert [e.checkpoint.name for e in await service.prune(run_id="other", keep_last=1)] == []

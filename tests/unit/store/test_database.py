@@ -25,8 +25,12 @@ def put(name: str, *, size_bytes: int = 0) -> Callable[[sa.Connection], str]:
     """A write of one row; any table will do."""
 
     def query(connection: sa.Connection) -> str:
-        needed = [column.name for column in checkpoints.c if column.server_default is None]
-        values: dict[str, Any] = dict.fromkeys(needed, "x") | {"expires_at_s": None}
+        needed = [
+            column.name
+            for column in checkpoints.c
+            if column.server_default is None and not column.nullable
+        ]
+        values: dict[str, Any] = dict.fromkeys(needed, "x")
         numbers = {"created_at_s": 0.0, "size_bytes": size_bytes, "is_sampler": False, "step": 0}
         connection.execute(checkpoints.insert().values(**{**values, **numbers, "name": name}))
         return name

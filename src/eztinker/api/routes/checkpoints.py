@@ -22,17 +22,21 @@ from eztinker.api.submit import submit
 from eztinker.errors import InvalidRequestError, NotFoundError
 from eztinker.ids import check_name, check_reference
 from eztinker.models.answers import (
+    CheckpointAnswer,
     CheckpointDeletedAnswer,
     CheckpointsAnswer,
     FilesAnswer,
     JobSubmittedAnswer,
+    PruneAnswer,
 )
-from eztinker.models.api import LoadRequest, SaveRequest
+from eztinker.models.api import KeepRequest, LoadRequest, PruneRequest, SaveRequest
 from eztinker.types.operations import LoadCheckpoint, SaveCheckpoint
 
 router = APIRouter(tags=["checkpoints"])
 
 SaveBody = Annotated[SaveRequest, Depends(body_of(SaveRequest))]
+KeepBody = Annotated[KeepRequest, Depends(body_of(KeepRequest))]
+PruneBody = Annotated[PruneRequest, Depends(body_of(PruneRequest))]
 LoadBody = Annotated[LoadRequest, Depends(body_of(LoadRequest))]
 
 
@@ -130,6 +134,42 @@ async def get_file(
             field="file",
         )
     return FileResponse(contents[file], media_type="application/octet-stream")
+
+
+@router.patch(
+    "/v1/runs/{run_id}/checkpoints/{name}", response_model=CheckpointAnswer, **takes(KeepRequest)
+)
+async def keep_checkpoint(
+    run_id: RunId, name: CheckpointName, body: KeepBody, service: ServiceDep
+) -> Response:
+    """Pin a checkpoint, or say how good it is."""
+    kept = await service.checkpoints.keep(run_id, name, is_pinned=body.pinned, score=body.score)
+    return json_response(checkpoint_fields(kept))
+
+
+@router.post(
+    "/v1/checkpoints/prune", response_model=PruneAnswer, **takes(PruneRequest, required=False)
+)
+async def prune(body: PruneBody, submission: SubmissionDep, service: ServiceDep) -> Response:
+    """Delete checkpoints by rules and budgets, or say what would be deleted; again, it finds the rest."""
+    del submission  # its key is checked like any other; a repetition has nothing left to do
+    run_id = None if body.run_id is None else check_reference(body.run_id, field="run_id")
+    doomed = await service.checkpoints.prune(
+        run_id=run_id, keep_last=body.keep_last, keep_best=body.keep_best, is_dry=body.dry_run
+    )
+    found = [
+        {
+            "run_id": entry.checkpoint.run_id,
+            "name": entry.checkpoint.name,
+            "size_bytes": entry.checkpoint.size_bytes,
+            "reason": entry.reason,
+        }
+        for entry in doomed
+    ]
+    freed_bytes = sum(entry["size_bytes"] for entry in found)
+    return json_response(
+        {"dry_run": body.dry_run, "checkpoints": found, "freed_bytes": freed_bytes}
+    )
 
 
 @router.delete("/v1/runs/{run_id}/checkpoints/{name}", response_model=CheckpointDeletedAnswer)

@@ -7,6 +7,7 @@
 #   make docs    regenerate the reference pages from --help and the OpenAPI document
 #   make golden  recompute the golden values (look at the difference before committing it)
 #   make cookbook  recipes of the official cookbook against this server, two steps each
+#   make sdk-versions  the same calls with four releases of the official SDK; writes the table in docs
 #   make cookbook-loops  only its two loops, which CI runs
 #   make nano    build the built-in base model from nothing (about an hour on two cores)
 
@@ -15,7 +16,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test check bench docs golden cookbook cookbook-loops nano clean
+.PHONY: demo test check bench docs golden cookbook cookbook-loops sdk-versions sdk-versions-check nano clean
 
 demo: $(VENV)/installed
 	$(BIN)/eztinker demo
@@ -45,6 +46,12 @@ cookbook: $(VENV)/installed-dev
 
 cookbook-loops: $(VENV)/installed-dev
 	$(BIN)/python -m tools.cookbook sl_loop rl_loop
+
+sdk-versions: $(VENV)/installed-dev
+	$(BIN)/python -m tools.sdk_versions
+
+sdk-versions-check: $(VENV)/installed-dev
+	$(BIN)/python -m tools.sdk_versions --check
 
 nano: $(VENV)/installed-dev
 	$(BIN)/python -m tools.nano.build

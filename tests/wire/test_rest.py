@@ -107,6 +107,21 @@ def test_an_adapter_is_downloaded_file_by_file_and_as_a_tar(rest, model, tmp_pat
         assert set(archive.getnames()) == set(urls)
 
 
+def test_older_clients_are_not_told_of_exports(model, http) -> None:
+    model.save_weights_external("out").result()
+    model.save_state("kept").result()
+
+    def listed(release: str) -> set[str]:
+        headers = {"X-Stainless-Package-Version": release}
+        answer = http.get(f"/training_runs/{model.model_id}/checkpoints", headers=headers)
+        return {entry["checkpoint_id"] for entry in answer.json()["checkpoints"]}
+
+    assert listed("0.24.1") == {"weights/kept"}
+    assert (
+        listed("0.38.0") == listed("") == listed("dev") == {"weights/kept", "external_weights/out"}
+    )
+
+
 def test_a_checkpoint_is_copied(sdk, service, rest, model) -> None:
     source = model.save_state("original", user_metadata={"k": "v"}).result().path
     copy = rest.copy_weights(source, "project", ttl_seconds=7200).result()

@@ -39,6 +39,8 @@ PREFIX = "/api/v1"
 """Where this wire begins."""
 PROTOBUF = "application/x-protobuf"
 MAX_PAGE = 1000
+FIRST_RELEASE_WITH_EXPORTS = (0, 30)
+"""Of the official client, as far as we know: 0.24 refuses a list with an export in it."""
 
 
 class Call:
@@ -91,6 +93,15 @@ class Call:
         check_num_values(raw, self.service.config.limits.max_body_values)
         self.digest = hashlib.sha256(self._request.url.path.encode() + b"\n" + raw).hexdigest()
         return raw
+
+    @property
+    def knows_exports(self) -> bool:
+        """Whether the caller can read of checkpoints of the type ``external``: older clients cannot."""
+        release = self._request.headers.get("x-stainless-package-version", "")
+        parts = release.split(".")[:2]
+        if len(parts) < 2 or not all(part.isascii() and part.isdigit() for part in parts):
+            return True
+        return (int(parts[0][:9]), int(parts[1][:9])) >= FIRST_RELEASE_WITH_EXPORTS
 
     @property
     def sends_protobuf(self) -> bool:

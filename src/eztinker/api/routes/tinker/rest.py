@@ -82,7 +82,7 @@ def _cursor(limit: int, offset: int, total: int) -> dict[str, int]:
 async def list_checkpoints(call: Call) -> Response:
     """Checkpoints of all runs, newest first."""
     limit, offset = call.page(100)
-    listed = [c for c in await call.service.checkpoints.list(run_id=None) if is_listed(c)][::-1]
+    listed = (await _listed(call, None))[::-1]
     page = listed[offset : offset + limit]
     return answer(
         {
@@ -95,10 +95,23 @@ async def list_checkpoints(call: Call) -> Response:
 async def list_run_checkpoints(call: Call) -> Response:
     """Checkpoints of one run, oldest first."""
     run_id = call.path("run_id")
-    listed = [c for c in await call.service.checkpoints.list(run_id=run_id) if is_listed(c)]
+    listed = await _listed(call, run_id)
     if not listed:
         await call.service.runs.get(run_id)
     return answer({"checkpoints": [_checkpoint_fields(checkpoint) for checkpoint in listed]})
+
+
+async def _listed(call: Call, run_id: str | None) -> list[CheckpointRecord]:
+    """What lists show the caller, oldest first."""
+    return [
+        checkpoint
+        for checkpoint in await call.service.checkpoints.list(run_id=run_id)
+        if is_listed(checkpoint)
+        and (
+            call.knows_exports
+            or path_of_stored(checkpoint.run_id, checkpoint.name).kind != "external_weights"
+        )
+    ]
 
 
 def _checkpoint_fields(checkpoint: CheckpointRecord) -> dict[str, Any]:

@@ -11,10 +11,10 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from eztinker.errors import InvalidRequestError
 
@@ -32,6 +32,7 @@ CLIENT_VARIABLES = frozenset(
 )
 """Variables with the same prefix that are not server settings."""
 
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 _LISTS = frozenset({"models", "plugins", "allowed_hosts"})
 _MAPPINGS = frozenset({"aliases", "limits"})
 
@@ -111,7 +112,12 @@ class ServerConfig(BaseModel):
     """Where the engine worker lives; ``inline`` is for tests."""
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``; whether it is there, only the worker can tell."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        BeforeValidator(lambda name: _DTYPES.get(name, name)),
+    ] = "auto"
+    """What models compute in, also ``fp32`` and ``bf16``; ``auto`` is float32 for a model of under 300 M
+    parameters on a CPU, else bfloat16."""
     num_threads: int = Field(0, ge=0)
     """Torch threads of the worker; 0 takes the number of physical cores."""
     plugins: tuple[str, ...] = ()

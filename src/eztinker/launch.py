@@ -26,7 +26,7 @@ from eztinker.api.http_protocol import HttpProtocol
 from eztinker.api.server import create_app
 from eztinker.config import ServerConfig
 from eztinker.engine.executors.base import Executor
-from eztinker.errors import UserError
+from eztinker.errors import EZTinkerError, UserError
 from eztinker.local_access import LocalAccess
 from eztinker.service.service import Service
 
@@ -100,12 +100,23 @@ async def _run(
         ThreadPoolExecutor(config.workers, thread_name_prefix="eztinker-prepare")
     )
     await service.start()
+    watch = asyncio.create_task(_stop_on_failure(server, service))
     try:
         access.write(config.state_dir)
         await server.serve(sockets=[listener])
     finally:
+        watch.cancel()
         LocalAccess.remove(config.state_dir)
         await service.stop()
+    if watch.done() and not watch.cancelled():
+        raise watch.result()
+
+
+async def _stop_on_failure(server: _Server, service: Service) -> EZTinkerError:
+    """A server whose models or engine will never be there ends, and says why."""
+    error = await service.start_failure()
+    server.should_exit = True
+    return error
 
 
 def _dying(app: ASGIApp) -> ASGIApp:

@@ -19,6 +19,7 @@ from eztinker.cli import (
     data,
     demo,
     doctor,
+    estimate,
     evaluation,
     export,
     import_adapter,
@@ -92,6 +93,7 @@ app.command("eval", help=say("eval"))(evaluation.evaluate)
 app.command(help=say("logs"))(logs.logs)
 app.command(help=say("demo"))(demo.demo)
 app.command(help=say("recipe"))(recipe.recipe)
+app.command(help=say("estimate"))(estimate.estimate)
 app.command(help=say("doctor"))(doctor.doctor)
 app.command(help=say("conformance"))(conformance.conformance)
 app.add_typer(jobs.app, name="jobs", help=say("jobs"))

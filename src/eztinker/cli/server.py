@@ -38,6 +38,11 @@ def server(
         int | None, typer.Option("--num-threads", min=0, help=say("server num-threads"))
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help=say("server device"))] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help=say("server dtype"))] = None,
+    memory_budget: Annotated[
+        float | None,
+        typer.Option("--memory-budget", min=0, metavar="GB", help=say("server memory-budget")),
+    ] = None,
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help=say("server insecure"))
     ] = None,
@@ -63,6 +68,8 @@ def server(
         "aliases": _aliases(alias) if alias else None,
         "num_threads": num_threads,
         "device": device,
+        "dtype": dtype,
+        "memory_budget_gb": memory_budget,
         "insecure": insecure,
         "allowed_hosts": tuple(allowed_host) if allowed_host else None,
     }

@@ -252,6 +252,49 @@ _CATALOGUE: dict[str, tuple[str, str]] = {
         "Threads of the engine; 0 is the number of physical cores. (default: 0)",
         "引擎线程数；0 表示物理核数。（默认：0）",
     ),
+    "server dtype": (
+        "What models compute in: auto, fp32 or bf16. auto is fp32 below 300 M parameters on a CPU, "
+        "else bf16. (default: auto)",
+        "计算精度：auto、fp32 或 bf16。auto 在 CPU 上对 3 亿参数以下的模型用 fp32，否则用 bf16。（默认：auto）",
+    ),
+    "server memory-budget": (
+        "GB for the engine, its models and runs; idle models make room for others. "
+        "(default: 80 % of the machine's memory, 90 % of a GPU's)",
+        "引擎、模型和运行可用的内存（GB）；空闲模型会为其他模型让位。（默认：内存的 80%，显存的 90%）",
+    ),
+    "estimate": (
+        "Predict the memory a model and a run will take, before loading anything.",
+        "在加载之前预测模型和训练运行所需的内存。",
+    ),
+    "estimate batch": ("Sequences per training request.", "每个训练请求的序列数。"),
+    "estimate seq-len": ("Tokens per sequence.", "每个序列的词元数。"),
+    "estimate num-samples": (
+        "Sequences of that length generated meanwhile.",
+        "同时生成的（同样长度的）序列数。",
+    ),
+    "estimate device": ("Where the model would lie.", "模型所在的设备。"),
+    "estimate engine": ("engine process itself", "引擎进程本身"),
+    "estimate weights": ("base model", "基础模型"),
+    "estimate loading": ("while it is read", "读取期间"),
+    "estimate run": ("adapter, gradient, Adam moments", "适配器、梯度、Adam 动量"),
+    "estimate training": ("largest micro-batch", "最大的微批次"),
+    "estimate sampling": ("generation: cache, logits", "生成：缓存与 logits"),
+    "estimate resident": ("at rest", "空闲时合计"),
+    "estimate peak": ("at most", "峰值"),
+    "estimate fits": (
+        "It fits: a server here has {room} for models and their work.",
+        "可以容纳：此处的服务器有 {room} 供模型及其工作使用。",
+    ),
+    "estimate unknown": (
+        "Only the device can tell how much it has; give --memory-budget to compare.",
+        "显存大小只有设备知道；请用 --memory-budget 指定以便比较。",
+    ),
+    "estimate too large": (
+        "It does not fit: {needed} beside the engine, and a server here has {room} for models and their "
+        "work. Use --quantization nf4, a smaller --rank, --batch or --seq-len, or raise --memory-budget.",
+        "无法容纳：除引擎外需要 {needed}，而此处的服务器有 {room}。请使用 --quantization nf4，减小 --rank、"
+        "--batch 或 --seq-len，或提高 --memory-budget。",
+    ),
     "server device": (
         "auto, cpu, cuda or cuda:N. (default: auto)",
         "auto、cpu、cuda 或 cuda:N。（默认：auto）",

@@ -135,5 +135,5 @@ class Residency:
 
 
 def gigabytes(size_bytes: float) -> str:
-    """A size for people: ``1.25 GB``."""
-    return f"{size_bytes / 1e9:.2f} GB"
+    """A size for people: ``1.25 GB``, below a tenth of that in MB."""
+    return f"{size_bytes / 1e9:.2f} GB" if abs(size_bytes) >= 1e8 else f"{size_bytes / 1e6:.1f} MB"

@@ -15,12 +15,12 @@ from eztinker.config import ServerConfig
 from eztinker.engine.actions import Actions
 from eztinker.engine.checkpoint_folders import find_moved
 from eztinker.engine.executors.base import Executor, WorkerDied
-from eztinker.engine.loop import ActiveJob, EngineLoop, QueuePlace
+from eztinker.engine.loop import MAX_DEATHS, ActiveJob, EngineLoop, QueuePlace
 from eztinker.engine.model_shape import ModelShape, read_shape
 from eztinker.engine.recovery import Residents, Resolve
 from eztinker.engine.snapshots import Snapshots
 from eztinker.engine.supervisor import Supervisor
-from eztinker.errors import BusyError
+from eztinker.errors import BusyError, EngineCrashError, EZTinkerError
 from eztinker.store import blobs
 from eztinker.store.database import Database
 from eztinker.store.log import Appended
@@ -149,12 +149,30 @@ class RunManager:
             await self._residents.evict(run_id)
 
     async def need_base(self, base_model: str) -> None:
-        """Load a base model unless it is resident."""
+        """Load a base model unless it is resident.
+
+        Raises:
+            EZTinkerError: it cannot be loaded.
+        """
         holder = f"preload:{base_model}"
-        try:
-            await self._residents.need_base(base_model, job_id=holder)
-        finally:
-            self._residents.release(holder)
+        for _ in range(MAX_DEATHS):
+            try:
+                await self._residents.need_base(base_model, job_id=holder)
+            except WorkerDied:
+                continue
+            else:
+                return
+            finally:
+                self._residents.release(holder)
+        raise EngineCrashError(
+            f"The engine worker died each time it read base model {base_model!r}."
+        )
+
+    async def refusal(self) -> EZTinkerError:
+        """Return when the engine is known to be unable to start with these settings, and why."""
+        await self._supervisor.refused.wait()
+        assert self._supervisor.refusal is not None
+        return self._supervisor.refusal
 
     async def import_adapter(
         self,

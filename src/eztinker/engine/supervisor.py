@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from eztinker.engine.executors.base import Executor, WorkerDied
-from eztinker.errors import error_from_code
+from eztinker.errors import EZTinkerError, error_from_code
 from eztinker.types.messages import (
     AdapterImported,
     BaseModelFailed,
@@ -27,6 +27,7 @@ from eztinker.types.messages import (
     JobFailed,
     Progress,
     Shutdown,
+    StartRefused,
     StateRead,
     StateWritten,
     TokensDrawn,
@@ -51,6 +52,7 @@ class Supervisor:
         ready: set while a worker listens.
         facts: what the present worker said of itself; None before it is ready.
         num_deaths: workers lost since the start.
+        refused, refusal: the first worker cannot start with these settings, and why; none is tried again.
         start_failure: how the last worker ended if it never became ready; None otherwise.
         on_tokens: takes what streamed jobs have drawn.
     """
@@ -75,6 +77,9 @@ class Supervisor:
         self.facts: WorkerReady | None = None
         self.num_deaths = 0
         self.start_failure: str | None = None
+        self.refusal: EZTinkerError | None = None
+        self.refused = asyncio.Event()
+        self._has_lived = False
         self.on_tokens: Callable[[TokensDrawn], None] = _nobody_follows
 
     async def start(self) -> None:
@@ -144,7 +149,10 @@ class Supervisor:
                 return
             self.num_deaths += 1
             if not self.ready.is_set():
-                self.start_failure = str(death)
+                self.start_failure = self.refusal.message if self.refusal else str(death)
+            if self.refusal is not None:
+                self._end_of_life(death)
+                return
             log.warning("Engine worker %d ended (%s); starting another.", self.epoch, death)
             self._end_of_life(death)
             # One that lived is replaced at once; one that cannot start is not hammered.
@@ -206,7 +214,12 @@ class Supervisor:
             case WorkerReady():
                 self.facts = event
                 self.start_failure = None
+                self._has_lived = True
                 self.ready.set()
+            case StartRefused():
+                if not self._has_lived:
+                    self.refusal = _error_of(event.error)
+                    self.refused.set()
             case JobDone() | StateWritten() | StateRead() | AdapterImported():
                 self._answer(event.job_id, event)
             case BaseModelLoaded():
@@ -230,16 +243,18 @@ class Supervisor:
     def _refuse(self, key: str, error: ErrorInfo) -> None:
         future = self._pending.get(key)
         if future is not None and not future.done():
-            future.set_exception(
-                error_from_code(
-                    error.code,
-                    error.message,
-                    category=error.category,
-                    field=error.field,
-                    details=error.details,
-                )
-            )
+            future.set_exception(_error_of(error))
 
 
 def _nobody_follows(_event: TokensDrawn) -> None:
     """Until a loop takes them."""
+
+
+def _error_of(info: ErrorInfo) -> EZTinkerError:
+    return error_from_code(
+        info.code,
+        info.message,
+        category=info.category,
+        field=info.field,
+        details=info.details,
+    )

@@ -11,10 +11,12 @@ import copy
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Self
 
 from eztinker.config import ServerConfig
 from eztinker.engine.executors.base import Executor
+from eztinker.engine.model_shape import read_shape
 from eztinker.engine.run_manager import RunManager
 from eztinker.errors import EZTinkerError
 from eztinker.service.accounts import Accounts
@@ -72,6 +74,7 @@ class Service:
         self._started_at_s = time.monotonic()
         self._background: list[asyncio.Task[None]] = []
         self._views: dict[Principal, Self] = {}
+        self._start_failure: asyncio.Future[EZTinkerError]
 
     async def start(self) -> None:
         """Open the state folder and start the engine; models load in the background.
@@ -80,10 +83,12 @@ class Service:
             ConflictError: another server uses the state folder.
             StorageError: the state folder cannot be read.
             NotFoundError: a model that should be loaded at start does not exist.
+            InvalidRequestError: its files are damaged.
             UserError: code ``no_key``, other machines could ask without a key.
         """
         for name in self.config.models:
-            await self.base_models.resolve(name)
+            record = await self.base_models.resolve(name)
+            await asyncio.to_thread(read_shape, Path(record.folder))
         await asyncio.to_thread(self._database.open)
         try:
             await self.accounts.load()
@@ -94,11 +99,13 @@ class Service:
             log.warning(warning)
         self.base_models.remember(await self._database.read(list_base_folders))
         await self._engine.start()
+        self._start_failure = asyncio.get_running_loop().create_future()
         self._background = [
             asyncio.create_task(self._preload(name), name=f"preload-{name}")
             for name in self.config.models
         ]
         self._background.append(asyncio.create_task(self._sweep(), name="sweep"))
+        self._background.append(asyncio.create_task(self._watch_engine(), name="watch-engine"))
 
     async def stop(self) -> None:
         """Let running jobs end in time, stop the engine, close the database."""
@@ -145,8 +152,19 @@ class Service:
                 log.warning("What has expired was not cleared away: %s", error.message)
             await asyncio.sleep(SWEEP_INTERVAL_S)
 
+    async def start_failure(self) -> EZTinkerError:
+        """Return when it is known that a model of ``--model`` or the engine will never be there, and why."""
+        return await asyncio.shield(self._start_failure)
+
+    def _note_start_failure(self, error: EZTinkerError) -> None:
+        if not self._start_failure.done():
+            self._start_failure.set_result(error)
+
+    async def _watch_engine(self) -> None:
+        self._note_start_failure(await self._engine.refusal())
+
     async def _preload(self, name: str) -> None:
         try:
             await self._engine.need_base(name)
         except EZTinkerError as error:
-            log.error("Base model %s was not loaded: %s", name, error.message)  # noqa: TRY400
+            self._note_start_failure(error)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import Any
 
+from eztinker.errors import EZTinkerError
 from eztinker.types.operations import Evaluate, OptimStep, Sample, TrainingPass
 from eztinker.types.training import LoRAConfig, Quantization
 
@@ -265,6 +266,16 @@ class StartRefused:
 
     epoch: int
     error: ErrorInfo
+
+
+def start_refused(epoch: int, error: Exception) -> StartRefused:
+    """What a worker says that its settings keep from starting: a device, a plugin."""
+    if isinstance(error, EZTinkerError):
+        info = ErrorInfo(error.code, error.message, error.category, error.field, error.details)
+    else:
+        what = f"The engine cannot start: {error}. Mend the setting plugins or the installation."
+        info = ErrorInfo("cannot_start", what, "user")
+    return StartRefused(epoch, info)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from eztinker.engine.executors.base import WorkerDied
+from eztinker.errors import EZTinkerError
 from eztinker.types.framing import LENGTH_BYTES, frame, message_of
 from eztinker.types.messages import (
     COMMAND_TYPES,
@@ -19,6 +20,7 @@ from eztinker.types.messages import (
     Event,
     Shutdown,
     WorkerSettings,
+    start_refused,
 )
 
 if TYPE_CHECKING:
@@ -81,7 +83,11 @@ class InlineExecutor:
                 loop.call_soon_threadsafe(self._events.put_nowait, body)
 
         try:
-            worker = Worker(settings, lambda event: deliver(frame(event)[LENGTH_BYTES:]))
+            try:
+                worker = Worker(settings, lambda event: deliver(frame(event)[LENGTH_BYTES:]))
+            except (EZTinkerError, ImportError) as error:
+                deliver(frame(start_refused(settings.epoch, error))[LENGTH_BYTES:])
+                raise
             with self._lock:
                 for command in self._waiting:
                     worker.submit(command)

@@ -13,13 +13,10 @@ from pathlib import Path
 
 import torch
 
+from eztinker.engine.machine_memory import machine_memory_bytes
 from eztinker.errors import InvalidRequestError
 
 _CACHE_SHARE = 0.25
-_CONTROL_GROUPS = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
 _FALLBACK_MEMORY_BYTES = 4 * 1024**3
 
 
@@ -80,16 +77,10 @@ def free_memory_bytes(device: torch.device) -> int:
 
 
 def total_memory_bytes(device: torch.device) -> int:
-    """Memory of a device; of the machine within the bound of this process's control group. 0: unknown."""
+    """Memory of a device, or of the machine; 0 if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
-    bounds = []
-    with contextlib.suppress(OSError, ValueError):
-        bounds.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    for path in _CONTROL_GROUPS:
-        with contextlib.suppress(OSError, ValueError):  # "max" is no number
-            bounds.append(int(path.read_text()))
-    return min(bounds, default=0)
+    return machine_memory_bytes()
 
 
 def default_cache_tokens(device: torch.device, bytes_per_token: int) -> int:

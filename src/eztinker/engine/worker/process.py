@@ -19,7 +19,7 @@ from collections.abc import Callable
 from eztinker import failpoints
 from eztinker.errors import EZTinkerError
 from eztinker.types.framing import frame, read_message
-from eztinker.types.messages import COMMAND_TYPES, Event, WorkerSettings
+from eztinker.types.messages import COMMAND_TYPES, Event, WorkerSettings, start_refused
 
 Read = Callable[[int], bytes]
 
@@ -77,7 +77,7 @@ def _serve(connection: socket.socket, read_exactly: Read, settings: WorkerSettin
     try:
         worker = Worker(settings, emit)
     except (EZTinkerError, ImportError) as error:
-        sys.stderr.write(f"worker: cannot start: {error}\n")
+        emit(start_refused(settings.epoch, error))
         sys.exit(_BAD_START)
     reader = threading.Thread(target=_read, args=(read_exactly, worker.submit), daemon=True)
     reader.start()

@@ -129,7 +129,7 @@ def test_mistakes_are_named(folder: Path, running_server: EmbeddedServer) -> Non
     assert (code, "none.json" in said) == (4, True)
     wrong = [{"fact": "x", "relevant_articles": [], "charge": "盗窃", "prison_time": "很久"}]
     (folder / "wrong.json").write_text(json.dumps(wrong), encoding="utf-8")
-    code, said = fails(*SAMPLING, "--training_data", "wrong.json")
+    code, said = fails(*SAMPLING, "--training_data", "wrong.json", "--output", "x.json")
     assert (code, "wrong.json:1: prison_time" in said) == (2, True)
     missing = [{"fact": "x", "relevant_articles": ["1"], "charge": "盗窃", "prison_time": 700}]
     (folder / "missing.json").write_text(json.dumps(missing), encoding="utf-8")

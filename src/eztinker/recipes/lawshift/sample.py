@@ -133,8 +133,8 @@ def run(config: Config, client: Any, progress: Progress) -> dict[str, Any]:
         InvalidRequestError: the output belongs to other settings.
         EZTinkerError: no answer was accepted (``code="nothing_accepted"``; the statistics are written).
     """
+    setup = prepare(config, client)
     with Journal.open(config.output, config.resolved(), overwrite=config.overwrite) as journal:
-        setup = prepare(config, client)
         _tell(setup, config, journal, progress)
         started_s = time.monotonic()
         left = [i for i in range(len(setup.asked)) if i not in journal.done]

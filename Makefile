@@ -4,6 +4,8 @@
 #   make test    set up .venv with development tools and run the tests
 #   make check   format, lint, types, import contracts
 #   make bench   the benchmarks, as JSON below benchmarks/results
+#   make fuzz    requests nobody would write, ten thousand of them
+#   make audit   known vulnerabilities of the installed packages (asks the internet)
 #   make docs    regenerate the reference pages from --help and the OpenAPI document
 #   make golden  recompute the golden values (look at the difference before committing it)
 #   make cookbook  recipes of the official cookbook against this server, two steps each
@@ -16,7 +18,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test check bench docs golden cookbook cookbook-loops sdk-versions sdk-versions-check nano clean
+.PHONY: demo test check bench docs golden cookbook cookbook-loops sdk-versions sdk-versions-check nano clean fuzz audit
 
 demo: $(VENV)/installed
 	$(BIN)/eztinker demo
@@ -34,6 +36,13 @@ bench: $(VENV)/installed-dev
 	mkdir -p benchmarks/results
 	for name in store native_api engine load; do \
 		$(BIN)/python -m benchmarks.$$name --out benchmarks/results/$$name.json || exit 1; done
+
+fuzz: $(VENV)/installed-dev
+	FUZZ_FACTOR=$${FUZZ_FACTOR:-12} $(BIN)/pytest -s tests/unit/api/test_fuzz.py --timeout 3600
+
+audit: $(VENV)/installed-dev
+	$(BIN)/pip install -c constraints.txt pip-audit
+	$(BIN)/pip-audit --local --skip-editable
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python -m tools.docs

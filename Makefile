@@ -11,6 +11,7 @@
 #   make cookbook  recipes of the official cookbook against this server, two steps each
 #   make sdk-versions  the same calls with four releases of the official SDK; writes the table in docs
 #   make cookbook-loops  only its two loops, which CI runs
+#   make lawshift  the legal pipeline in one go on generated cases
 #   make nano    build the built-in base model from nothing (about an hour on two cores)
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test check bench docs golden cookbook cookbook-loops sdk-versions sdk-versions-check nano clean fuzz audit
+.PHONY: demo test check bench docs golden cookbook cookbook-loops sdk-versions sdk-versions-check nano clean fuzz audit lawshift
 
 demo: $(VENV)/installed
 	$(BIN)/eztinker demo
@@ -43,6 +44,9 @@ fuzz: $(VENV)/installed-dev
 audit: $(VENV)/installed-dev
 	$(BIN)/pip install -c constraints.txt pip-audit
 	$(BIN)/pip-audit --local --skip-editable
+
+lawshift: $(VENV)/installed
+	$(BIN)/eztinker recipe lawshift-demo output_dir=build/lawshift
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python -m tools.docs

@@ -83,7 +83,15 @@ STUDENT = {
     ("mode", "more"),
     [
         ("on_policy", {"max_steps": 8, "per_device_train_batch_size": 16}),
-        ("on_policy_topk", {"max_steps": 4, "per_device_train_batch_size": 16, "teacher_top_k": 4}),
+        (
+            "on_policy_topk",
+            {
+                "max_steps": 6,
+                "per_device_train_batch_size": 16,
+                "teacher_top_k": 4,
+                "learning_rate": 5e-3,
+            },
+        ),
     ],
 )
 def test_on_policy_distillation_lowers_the_reverse_divergence(

@@ -113,6 +113,23 @@ _CATALOGUE: dict[str, tuple[str, str]] = {
         "Show the settings a server would start with here, after all layers.",
         "显示在此处启动的服务器所用的最终设置。",
     ),
+    "config import": (
+        "Turn a training file of LLaMA-Factory or axolotl into settings of a recipe.",
+        "将 LLaMA-Factory 或 axolotl 的训练配置转换为配方设置。",
+    ),
+    "config import output": ("Write the settings to this file.", "将设置写入该文件。"),
+    "config import data": (
+        "File to train on, instead of what the file names.",
+        "训练数据文件，代替配置中的数据集。",
+    ),
+    "config import drop": (
+        "Leave out a key that has no counterpart here (repeatable).",
+        "忽略没有对应项的键（可重复）。",
+    ),
+    "config import left out": (
+        "Left out, for they change nothing here: {keys}",
+        "已忽略（在此不起作用）：{keys}",
+    ),
     "config check": ("Check a settings file.", "检查设置文件。"),
     "doctor": (
         "Check this machine: Python, torch, memory, disk, server.",

@@ -16,7 +16,7 @@ COMMANDS = (
 GROUPS = {
     "jobs": "list show cancel",
     "keys": "create list revoke",
-    "config": "show check",
+    "config": "show check import",
     "data": "inspect",
 }
 

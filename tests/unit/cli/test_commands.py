@@ -11,7 +11,7 @@ from tests.unit.client.fake_service import FakeService
 
 COMMANDS = (
     "server version health status create list-runs delete sample chat save checkpoints eval logs demo "
-    "recipe doctor conformance merge export import push pin prune"
+    "recipe doctor estimate conformance merge export import push pin prune"
 )
 GROUPS = {
     "jobs": "list show cancel",

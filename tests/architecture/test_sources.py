@@ -99,3 +99,41 @@ def test_every_variable_in_the_source_is_a_known_one() -> None:
 def test_no_variable_of_the_client_is_a_setting_of_the_server() -> None:
     settings = {ENV_PREFIX + name.upper() for name in ServerConfig.model_fields}
     assert not settings & CLIENT_VARIABLES
+
+
+# What never happens -------------------------------------------------------------------------------
+
+RUNS_CODE = {
+    "pickle",
+    "cPickle",
+    "cloudpickle",
+    "dill",
+    "marshal",
+    "shelve",
+    "joblib",
+    "jsonpickle",
+}
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *PROGRAMS], ids=label)
+def test_nothing_is_read_that_could_run_code(path: Path) -> None:
+    """Neither pickles nor code arrive here, from the wire or from a file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = {alias.name.partition(".")[0] for alias in node.names}
+            names.add((getattr(node, "module", None) or "").partition(".")[0])
+            assert not names & RUNS_CODE, f"{label(path)}:{node.lineno}"
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in {"eval", "exec", "compile", "torch.load"}, (
+                f"{label(path)}:{node.lineno}: {called}"
+            )
+        if isinstance(node, ast.keyword) and node.arg in {"trust_remote_code", "allow_pickle"}:
+            assert ast.unparse(node.value) == "False", f"{label(path)}:{node.lineno}"
+
+
+def test_only_the_gate_sees_the_service_of_all() -> None:
+    """Routes get the service as whoever asks sees it (``request.state.service``)."""
+    for path in (ROOT / "src" / "eztinker" / "api").rglob("*.py"):
+        if path.name not in {"gate.py", "server.py"}:
+            assert "app.state.service" not in path.read_text(encoding="utf-8"), label(path)

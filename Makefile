@@ -6,6 +6,7 @@
 #   make bench   the benchmarks, as JSON below benchmarks/results
 #   make fuzz    requests nobody would write, ten thousand of them
 #   make audit   known vulnerabilities of the installed packages (asks the internet)
+#   make recovery  the long form of tests/recovery: kills, places to die at, power cuts, mutations (hours)
 #   make docs    regenerate the reference pages from --help and the OpenAPI document
 #   make golden  recompute the golden values (look at the difference before committing it)
 #   make cookbook  recipes of the official cookbook against this server, two steps each
@@ -19,7 +20,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test check bench docs golden cookbook cookbook-loops sdk-versions sdk-versions-check nano clean fuzz audit lawshift
+.PHONY: demo test check bench recovery docs golden cookbook cookbook-loops sdk-versions sdk-versions-check nano clean fuzz audit lawshift
 
 demo: $(VENV)/installed
 	$(BIN)/eztinker demo
@@ -35,7 +36,7 @@ check: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	mkdir -p benchmarks/results
-	for name in store native_api engine load; do \
+	for name in store native_api engine recovery load; do \
 		$(BIN)/python -m benchmarks.$$name --out benchmarks/results/$$name.json || exit 1; done
 
 fuzz: $(VENV)/installed-dev
@@ -47,6 +48,11 @@ audit: $(VENV)/installed-dev
 
 lawshift: $(VENV)/installed
 	$(BIN)/eztinker recipe lawshift-demo output_dir=build/lawshift
+
+KILLS ?= 1000
+recovery: $(VENV)/installed-dev
+	$(BIN)/pytest tests/recovery -s --kills $(KILLS) --failpoints 0 --cuts 20 --terms 100
+	$(BIN)/python -m tests.recovery.mutations
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python -m tools.docs

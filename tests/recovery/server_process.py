@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -90,9 +91,10 @@ class ServerProcess:
     def _signal_worker(self, signum: signal.Signals) -> bool:
         assert self._process is not None
         for child in psutil.Process(self._process.pid).children():
-            if any("eztinker.engine.worker" in part for part in child.cmdline()):
-                child.send_signal(signum)
-                return True
+            with contextlib.suppress(psutil.Error):  # one that has just died
+                if any("eztinker.engine.worker" in part for part in child.cmdline()):
+                    child.send_signal(signum)
+                    return True
         return False
 
     def terminate(self) -> int:

@@ -18,11 +18,11 @@ import pytest
 from eztinker import EZTinkerClient
 from tests.recovery.server_process import ServerProcess
 
-NUM_STEPS = 24
+MIN_STEPS = 24
 DATA = [[(7 * i + 3 * j) % 200 + 20 for j in range(24 + i % 5)] for i in range(8)]
 
 
-def train(url: str, progress: list[int], num_steps: int = NUM_STEPS) -> dict[str, Any]:
+def train(url: str, progress: list[int], num_steps: int) -> dict[str, Any]:
     """Train and return everything the server said about it."""
     losses: list[float] = []
     norms: list[float] = []
@@ -53,10 +53,16 @@ def train(url: str, progress: list[int], num_steps: int = NUM_STEPS) -> dict[str
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def num_steps(request: pytest.FixtureRequest) -> int:
+    """At least one step for each kill: a job that is killed twice fails, as it should."""
+    return max(MIN_STEPS, request.config.getoption("--kills") // 3 + 4)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, num_steps: int) -> dict[str, Any]:
     server = ServerProcess(tmp_path_factory.mktemp("undisturbed")).start()
     try:
-        return train(server.url, [])
+        return train(server.url, [], num_steps)
     finally:
         server.close()
 
@@ -71,20 +77,20 @@ def wait_for_progress(progress: list[int], at_least: int, thread: threading.Thre
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("victims", ["worker", "server", "mixed"])
 def test_killed_training_equals_undisturbed(
-    tmp_path: Path, undisturbed: dict[str, Any], victims: str, num_kills: int
+    tmp_path: Path, undisturbed: dict[str, Any], victims: str, num_kills: int, num_steps: int
 ) -> None:
     chance = random.Random(victims)
     server = ServerProcess(tmp_path, "--config", str(_frequent_snapshots(tmp_path))).start()
     progress: list[int] = []
     answer: dict[str, Any] = {}
     thread = threading.Thread(
-        target=lambda: answer.update(train(server.url, progress)), daemon=True
+        target=lambda: answer.update(train(server.url, progress, num_steps)), daemon=True
     )
     thread.start()
     try:
         share = max(1, num_kills // 3)
         for kill in range(share):
-            wait_for_progress(progress, 1 + kill * (NUM_STEPS - 3) // share, thread)
+            wait_for_progress(progress, 1 + kill * (num_steps - 3) // share, thread)
             time.sleep(chance.random() * 0.05)
             if victims == "server" or (victims == "mixed" and kill % 2):
                 server.kill()

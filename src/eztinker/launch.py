@@ -50,13 +50,18 @@ def build_service(config: ServerConfig) -> Service:
 
 
 def serve(
-    config: ServerConfig, *, exit_with_parent: bool = False, ready_file: Path | None = None
+    config: ServerConfig,
+    *,
+    exit_with_parent: bool = False,
+    ready_file: Path | None = None,
+    only_openai: bool = False,
 ) -> int:
     """Run a server until SIGTERM, SIGINT or, with ``exit_with_parent``, the end of stdin.
 
     Args:
         exit_with_parent: for embedded use: the parent holds the other end of stdin.
         ready_file: receives the server's URL once it answers.
+        only_openai: answer clients of the OpenAI-compatible API and no others.
 
     Returns:
         Exit code: 0 after an orderly stop.
@@ -68,9 +73,10 @@ def serve(
     is_armed = failpoints.arm()
     listener = _listen(config.host, config.port)
     service = build_service(config)
+    app = create_app(service, only_openai=only_openai)
     server = _Server(
         uvicorn.Config(
-            _dying(create_app(service)) if is_armed else create_app(service),
+            _dying(app) if is_armed else app,
             http=HttpProtocol,
             ws="none",
             log_config=None,

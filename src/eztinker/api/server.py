@@ -67,11 +67,17 @@ _REFUSALS = {
 }
 """How the gate refuses below a prefix; elsewhere as on the native wire."""
 
-_ROUTES = [route for router in ROUTERS for route in router.routes if isinstance(route, Route)]
+OPENAI_ROUTERS = (health.router, models.router, openai.router, docs.router)
+"""Of a server that answers OpenAI's clients only."""
 
 
-def create_app(service: Service) -> FastAPI:
-    """The HTTP application over a service that someone else starts and stops."""
+def create_app(service: Service, *, only_openai: bool = False) -> FastAPI:
+    """The HTTP application over a service that someone else starts and stops.
+
+    Args:
+        only_openai: leave out training, the native API and the Tinker wire.
+    """
+    routers = OPENAI_ROUTERS if only_openai else ROUTERS
     app = FastAPI(
         title="EZTinker",
         version=version("eztinker"),
@@ -86,8 +92,10 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     app.state.created_at_s = time.time()
     # First, so that its requests, of which there are most, are not compared with all other routes.
-    app.mount(TINKER_PREFIX, create_tinker_app())
-    for router in ROUTERS:
+    if not only_openai:
+        app.mount(TINKER_PREFIX, create_tinker_app())
+    app.state.routes = [r for router in routers for r in router.routes if isinstance(r, Route)]
+    for router in routers:
         app.include_router(router)
     _describe_once(app)
     _handle_errors(app)
@@ -111,9 +119,10 @@ def _handle_errors(app: FastAPI) -> None:
 async def _answer_no_route(request: Request, error: Exception) -> Response:
     """Paths and methods that do not exist; OPTIONS on a path that does."""
     path, method = request.url.path, request.method
-    allowed = _methods_at(path)
+    routes: list[Route] = request.app.state.routes
+    allowed = _methods_at(path, routes)
     if not allowed:
-        known = sorted({route.path for route in _ROUTES})
+        known = sorted({route.path for route in routes})
         return errors.error_response(
             errors.unknown_route(method, path, known), request.state.request_id
         )
@@ -127,8 +136,8 @@ async def _answer_no_route(request: Request, error: Exception) -> Response:
     return response
 
 
-def _methods_at(path: str) -> list[str]:
-    methods = {m for route in _ROUTES if route.path_regex.match(path) for m in route.methods or ()}
+def _methods_at(path: str, routes: list[Route]) -> list[str]:
+    methods = {m for route in routes if route.path_regex.match(path) for m in route.methods or ()}
     if "GET" in methods:
         methods.add("HEAD")  # middleware.py answers it
     return sorted({*methods, "OPTIONS"}) if methods else []

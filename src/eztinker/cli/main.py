@@ -30,6 +30,7 @@ from eztinker.cli import (
     recipe,
     runs,
     sampling,
+    serve,
     server,
     service,
 )
@@ -83,6 +84,7 @@ app.command(help=say("sample"))(sampling.sample)
 app.command(help=say("chat"))(chat.chat)
 app.command(help=say("save"))(checkpoints.save)
 app.command("checkpoints", help=say("checkpoints"))(checkpoints.list_checkpoints)
+app.command(help=say("serve"))(serve.serve)
 app.command(help=say("merge"))(merge.merge)
 app.command(help=say("export"))(export.export)
 app.command("import", help=say("import"))(import_adapter.import_adapter)

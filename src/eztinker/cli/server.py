@@ -65,7 +65,7 @@ def server(
         "checkpoints_dir": checkpoints_dir,
         "state_dir": state_dir,
         "models": tuple(model) if model else None,
-        "aliases": _aliases(alias) if alias else None,
+        "aliases": aliases_of(alias) if alias else None,
         "num_threads": num_threads,
         "device": device,
         "dtype": dtype,
@@ -81,7 +81,7 @@ def server(
     raise typer.Exit(serve(settings, exit_with_parent=exit_with_parent, ready_file=ready_file))
 
 
-def _aliases(pairs: list[str]) -> dict[str, str]:
+def aliases_of(pairs: list[str]) -> dict[str, str]:
     """``NAME=NAME_OR_PATH`` pairs as a mapping."""
     aliases = {}
     for pair in pairs:

@@ -374,6 +374,16 @@ _CATALOGUE: dict[str, tuple[str, str]] = {
         "Type a message. /reset starts over, /exit (or Ctrl-D) ends.",
         "请输入消息。/reset 重新开始，/exit（或 Ctrl-D）结束。",
     ),
+    "chat model": (
+        "A base model, a run (its current weights), or RUN@CHECKPOINT.",
+        "基础模型、训练运行（当前权重）或 RUN@CHECKPOINT。",
+    ),
+    "chat vs": ("Let a second model answer too.", "让第二个模型也作答。"),
+    "chat first": ("first", "第一个"),
+    "serve model": (
+        "Base models to load at start (names or folders).",
+        "启动时加载的基础模型（名称或文件夹）。",
+    ),
     "chat reset": ("Started over.", "已重新开始。"),
     "you": ("you", "你"),
     "option target": ("New folder; it must not exist.", "新文件夹；不得已存在。"),

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from eztinker.api.server import create_app
 from eztinker.models.openai import ChatCompletionRequest, CompletionRequest
 
 from .fake_service import FakeService
@@ -28,6 +29,19 @@ def refused(answer: httpx.Response, what: Any) -> dict[str, Any]:
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}, what
     return error
+
+
+async def test_a_server_for_openais_clients_has_nothing_else(service: FakeService) -> None:
+    app = create_app(service, only_openai=True)  # pyright: ignore[reportArgumentType]
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        for path, (_, body) in ROUTES.items():
+            answer = await client.post(path, json={**body, "tools": 1})
+            assert answer.json()["error"]["type"] == "invalid_request_error"
+        assert (await client.get("/v1/models")).status_code == 200
+        for path in ("/v1/runs", "/v1/sample", "/api/v1/create_session", "/v1/keys"):
+            answer = await client.post(path, json={})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, "route_not_found")
 
 
 @pytest.mark.parametrize("path", [*ROUTES, "/oai/api/v1/completions"])

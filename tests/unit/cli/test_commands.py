@@ -11,7 +11,7 @@ from tests.unit.client.fake_service import FakeService
 
 COMMANDS = (
     "server version health status create list-runs delete sample chat save checkpoints eval logs demo "
-    "recipe doctor estimate conformance merge export import push pin prune"
+    "recipe doctor estimate conformance merge export import push pin prune serve"
 )
 GROUPS = {
     "jobs": "list show cancel",
@@ -204,6 +204,25 @@ def test_delete(run: Run, service: FakeService):
     gone = run("delete", "mine")
     assert gone.code == 4
     assert gone.stderr == "Error: There is no run 'mine'.\n"
+
+
+def test_chat_with_two_models_keeps_two_conversations(run: Run, service: FakeService):
+    run_id = run("create", "--model", "nano").stdout.strip()
+    shown = run("chat", run_id, "--vs", "nano", stdin="one\ntwo\n")
+    assert shown.code == 0, shown.stderr
+    lines = shown.stdout.splitlines()
+    assert lines[::2] == [f"[{run_id}]", "[nano]"] * 2
+    asked = service.bodies[1:]
+    assert [(body.get("run_id"), body.get("base_model")) for body in asked[:2]] == [
+        (run_id, None),
+        (None, "nano"),
+    ]
+    assert [len(body["messages"]) for body in asked] == [1, 1, 3, 3]
+
+
+def test_chat_takes_one_name_for_its_weights(run: Run):
+    shown = run("chat", "nano", "--model", "nano")
+    assert (shown.code, "once" in shown.stderr) == (2, True)
 
 
 def test_chat_keeps_the_conversation(run: Run, service: FakeService):

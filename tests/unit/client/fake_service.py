@@ -68,8 +68,9 @@ class FakeService:
             case "GET", ["health"]:
                 return httpx.Response(200, json={"status": "ok", "version": "9.9"})
             case "GET", ["v1", "models"]:
-                model = {"id": "nano", "kind": "base_model"}
-                return httpx.Response(200, json={"data": [model], "default": "nano"})
+                models = [{"id": "nano", "kind": "base_model"}]
+                models += [{"id": run_id, "kind": "run"} for run_id in self.runs]
+                return httpx.Response(200, json={"data": models, "default": "nano"})
             case "GET", ["v1", "base_models", *_]:
                 files = {"tokenizer.json": "{}", "config.json": "{}"}
                 return httpx.Response(200, json={"files": files})

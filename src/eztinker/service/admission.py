@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from eztinker.config import Limits
 from eztinker.errors import InvalidRequestError, UnsupportedError
 from eztinker.ids import check_reference
-from eztinker.service.bounds import check_limit, check_number, check_seed
+from eztinker.service.bounds import check_limit, check_metadata, check_number, check_seed
 from eztinker.service.sampling_admission import check_evaluate, check_sample
 from eztinker.service.training_admission import check_loss, check_pass
 from eztinker.types.operations import (
@@ -63,6 +63,7 @@ def check(
             check_adam(operation.adam)
         case SaveCheckpoint():
             check_reference(operation.name, field="name")
+            check_metadata(operation.user_metadata, field="user_metadata")
         case LoadCheckpoint():
             check_reference(operation.source_run_id, field="run_id")
             check_reference(operation.name, field="name")

@@ -11,6 +11,7 @@ import difflib
 import math
 from collections.abc import Collection, Iterable
 
+import msgspec
 import numpy as np
 
 from eztinker.config import Limits
@@ -18,6 +19,7 @@ from eztinker.errors import InvalidRequestError, TooLargeError
 from eztinker.types.records import BaseModelRecord
 
 MAX_SEED = 2**63 - 1
+MAX_METADATA_BYTES = 64 * 1024
 
 
 def check_number(value: float, field: str, expected: str, ok: bool) -> None:
@@ -25,6 +27,21 @@ def check_number(value: float, field: str, expected: str, ok: bool) -> None:
     if not (math.isfinite(value) and ok):
         raise InvalidRequestError(
             f"{field}: expected {expected}, got {value!r}. Choose a value in that range.",
+            field=field,
+        )
+
+
+def check_metadata(*values: object, field: str) -> None:
+    """What a caller wants remembered in its own words has a bound: it is read again with every list.
+
+    Raises:
+        TooLargeError: code ``metadata_too_large``.
+    """
+    num_bytes = len(msgspec.json.encode(values))
+    if num_bytes > MAX_METADATA_BYTES:
+        raise TooLargeError(
+            f"{field}: {num_bytes} bytes in all, and {MAX_METADATA_BYTES} are kept. Shorten it.",
+            code="metadata_too_large",
             field=field,
         )
 

@@ -20,6 +20,7 @@ from eztinker.errors import BusyError, StorageError, TooLargeError, error_from_c
 from eztinker.ids import check_name, new_job_id, new_run_id
 from eztinker.service import admission
 from eztinker.service.base_models import BaseModels
+from eztinker.service.bounds import check_metadata
 from eztinker.service.jobs import Jobs, idempotency_scope
 from eztinker.service.view import View
 from eztinker.store import jobs as job_rows
@@ -126,6 +127,7 @@ class Runs(View):
             name_field="loss_config.loss_type",
             config_field="loss_config",
         )
+        check_metadata(user_metadata, field="user_metadata")
         await self._jobs.need_source(operation)
         run = RunRecord(
             run_id=run_id,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import uuid
 
+from eztinker.service.bounds import check_metadata
 from eztinker.service.view import View
 from eztinker.store import jobs as job_rows
 from eztinker.store import sessions
@@ -36,7 +37,12 @@ class Sessions(View):
         display_name: str | None,
         project_id: str | None,
     ) -> SessionRecord:
-        """Begin a session."""
+        """Begin a session.
+
+        Raises:
+            TooLargeError: code ``metadata_too_large``.
+        """
+        check_metadata(tags, user_metadata, display_name, project_id, field="user_metadata")
         session = SessionRecord(
             session_id=str(uuid.uuid4()),
             created_at_s=time.time(),
@@ -122,6 +128,7 @@ class Sessions(View):
         Raises:
             NotFoundError: code ``session_not_found``.
         """
+        check_metadata(project_id, field="project_id")
         await self.need(session_id)
         await self._database.write(
             lambda connection: sessions.update_session(

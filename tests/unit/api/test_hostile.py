@@ -229,3 +229,18 @@ async def test_names_that_would_leave_their_folder_are_refused(
             future = await post(client, "/api/v1/retrieve_future", asked)
             assert "not a valid name" in future["error"]
         assert folders() == before
+
+
+async def test_metadata_has_a_bound(running: Live) -> None:
+    async with running.client() as client:
+        large = {"user_metadata": {"note": "x" * 70_000}}
+        refused = await post(client, "/api/v1/create_session", {"sdk_version": "0", **large}, 400)
+        assert refused["code"] == "metadata_too_large"
+        model = await a_model(client)
+        body = {"model_id": model, "path": "kept", "seq_id": 1, **large}
+        promise = await post(client, "/api/v1/save_weights", body)
+        future = await post(
+            client, "/api/v1/retrieve_future", {"request_id": promise["request_id"]}
+        )
+        assert "65536 are kept" in future["error"]
+        assert (await client.get("/api/v1/checkpoints")).json()["checkpoints"] == []

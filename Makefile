@@ -9,6 +9,7 @@
 #   make recovery  the long form of tests/recovery: kills, places to die at, power cuts, mutations (hours)
 #   make docs    regenerate the reference pages from --help and the OpenAPI document
 #   make golden  recompute the golden values (look at the difference before committing it)
+#   make recipes every recipe in full on nano, its promise checked, its figures into docs/recipes.md
 #   make cookbook  recipes of the official cookbook against this server, two steps each
 #   make sdk-versions  the same calls with four releases of the official SDK; writes the table in docs
 #   make cookbook-loops  only its two loops, which CI runs
@@ -59,6 +60,9 @@ docs: $(VENV)/installed-dev
 
 golden: $(VENV)/installed-dev
 	$(BIN)/python -m tools.golden
+
+recipes: $(VENV)/installed-dev
+	$(BIN)/python -m tools.recipes
 
 cookbook: $(VENV)/installed-dev
 	$(BIN)/python -m tools.cookbook

@@ -76,6 +76,15 @@ def estimate(
     note(say("estimate fits" if fits else "estimate unknown", room=size_text(room or 0)))
 
 
+def peak_bytes(model: str, *, rank: int, batch: int, seq_len: int, quantization: str) -> int:
+    """Memory at its highest for training on a CPU, for other commands; raises where the model is not here."""
+    from eztinker.config import load_config
+
+    settings = load_config()
+    base = _find(settings, model)
+    return _estimate(settings, base, "cpu", quantization, rank, batch, seq_len, 0).peak
+
+
 def _find(settings: ServerConfig, model: str) -> BaseModelRecord:
     import asyncio
 

@@ -59,23 +59,43 @@ def _run(
     settings: Any = load_settings(chosen.config_class, file, words)
     progress = TerminalProgress()
     model, folder = settings.model_name_or_path, Path(settings.output_dir)
-    with client_or_own_server(base_url, model, folder / "server", progress, api_key) as client:
-        if dry_run:
-            _show_plan(chosen.plan(settings, client), as_json)
-            return
-        try:
-            figures = chosen.run(settings, client, progress)
-        except KeyboardInterrupt:
+    try:
+        with client_or_own_server(base_url, model, folder / "server", progress, api_key) as client:
+            if dry_run:
+                plan = chosen.plan(settings, client)
+                plan.facts["memory_estimate"] = _memory(settings, plan.facts)
+                _show_plan(plan, as_json)
+                return
+            _show_figures(chosen.run(settings, client, progress), as_json)
+    except (KeyboardInterrupt, EZTinkerError) as error:
+        advice = advice_for(error) if isinstance(error, EZTinkerError) else None
+        if advice:
+            note(advice)
+        if (folder / "state.json").is_file() and not dry_run:
             note(say("recipe continue", folder=folder))
-            raise
-        except EZTinkerError as error:
-            advice = advice_for(error)
-            if advice:
-                note(advice)
-            if (folder / "state.json").is_file():
-                note(say("recipe continue", folder=folder))
-            raise
-    _show_figures(figures, as_json)
+        raise
+
+
+def _memory(settings: Any, facts: dict[str, Any]) -> str:
+    """Memory that a server on this machine would take at its highest, as text; its micro-batches fit by themselves."""
+    from eztinker.cli.estimate import peak_bytes
+    from eztinker.cli.output import size_text
+    from eztinker.errors import EZTinkerError
+
+    kinds = {"load_in_4bit": "nf4", "load_in_8bit": "int8"}
+    quantization = next((k for name, k in kinds.items() if getattr(settings, name, False)), "none")
+    longest = facts.get("tokens_longest") or getattr(settings, "max_completion_length", 512)
+    try:
+        peak = peak_bytes(
+            settings.model_name_or_path,
+            rank=getattr(settings, "lora_r", 8),
+            batch=getattr(settings, "per_device_train_batch_size", 8),
+            seq_len=int(longest),
+            quantization=quantization,
+        )
+    except EZTinkerError as error:  # a model that only the server has
+        return say("recipe no estimate", reason=error.message)
+    return size_text(peak)
 
 
 def _show_plan(plan: Plan, as_json: bool) -> None:

@@ -163,6 +163,7 @@ _CATALOGUE: dict[str, tuple[str, str]] = {
         "只显示计划与第一个批次，不训练。",
     ),
     "recipe keys": ("List every setting with its default.", "列出所有设置及默认值。"),
+    "recipe no estimate": ("unknown here: {reason}", "此处无法估计：{reason}"),
     "recipe continue": (
         "Run the same command again to continue where {folder} stands.",
         "再次运行同一命令，即可从 {folder} 中断处继续。",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from eztinker import EZTinkerClient
 from eztinker.client.embedded import EmbeddedServer
+from eztinker.service.base_models import NANO_FOLDER
 from tests.commands.conftest import PROGRAM, environment
 
 
@@ -132,3 +134,31 @@ def test_reload_restarts_with_the_same_state(
         assert [run["run_id"] for run in client.get_runs()] == ["mine"]
     supervisor.terminate()
     assert supervisor.wait(timeout=30) == 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "said", "code"),
+    [
+        ("cut", "it was cut short", 2),
+        ("device", "this machine has", 2),
+        ("memory", "--memory-budget", 6),
+    ],
+)
+def test_a_server_that_cannot_have_its_model_or_device_ends_and_says_why(
+    tmp_path: Path, started: list[subprocess.Popen[str]], damage: str, said: str, code: int
+) -> None:
+    folder = shutil.copytree(NANO_FOLDER, tmp_path / "model")
+    flags = ["--model", str(folder)]
+    weights = folder / "model.safetensors"
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:-10])
+    elif damage == "device":
+        flags = ["--device", "cuda:77"]
+    else:
+        flags += ["--memory-budget", "0.28"]
+    process = start(tmp_path, *flags)
+    started.append(process)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == code
+    assert said in stderr.splitlines()[-1]
+    assert stderr.count("Error:") == 1

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 
+from eztinker import EZTinkerClient
 from tests.wire.conftest import MODEL
 from tests.wire.data import datum, logprobs, policy_datum
 
@@ -272,3 +273,17 @@ def test_an_image_is_refused(sdk, model) -> None:
     )
     with pytest.raises(sdk.RequestFailedError, match="text only"):
         model.forward_backward([bad], CE).result()
+
+
+def test_a_quantised_base_is_reached_by_a_key_with_the_sdks_own_defaults(
+    service, running_server
+) -> None:
+    training = service.create_lora_training_client(
+        base_model=MODEL, rank=4, user_metadata={"eztinker.quantization": "int8"}
+    ).result()
+    path = training.save_state("s").result().path
+    copy = service.create_training_client_from_state(path).result()
+    ids = {client.get_info().model_id for client in (training, copy)}
+    with EZTinkerClient(running_server.base_url) as client:
+        runs = {run["run_id"]: run for run in client.get_runs()}
+    assert [runs[run_id]["quantization"] for run_id in ids] == ["int8", "int8"]

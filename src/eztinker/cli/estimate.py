@@ -51,15 +51,12 @@ def estimate(
     settings = load_config({"dtype": dtype, "memory_budget_gb": memory_budget})
     base = _find(settings, model)
     room = _room(settings, device)
-    fits = None
+    found = _estimate(settings, base, device, quantization, rank, batch, seq_len, num_samples)
     # A server makes its micro-batches smaller before it refuses; so does this.
-    for num_together in range(batch, 0, -1):
-        found = _estimate(
-            settings, base, device, quantization, rank, num_together, seq_len, num_samples
-        )
-        fits = None if room is None else found.peak - found.engine <= room
-        if fits is not False:
-            break
+    while room is not None and batch > 1 and found.peak - found.engine > room:
+        batch -= 1
+        found = _estimate(settings, base, device, quantization, rank, batch, seq_len, num_samples)
+    fits = None if room is None else found.peak - found.engine <= room
     if as_json:
         sums = {"resident": found.resident, "peak": found.peak, "room_for_models": room}
         print_json({"model": model, **asdict(found), **sums, "fits": fits})

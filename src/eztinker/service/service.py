@@ -138,7 +138,7 @@ class Service:
         return {
             "warnings": self.accounts.warnings,
             **self._engine.health(),
-            "loaded_models": [model.base_model for model in self._engine.loaded_models],
+            "loaded_models": [model.label for model in self._engine.loaded_models],
             "uptime_s": round(time.monotonic() - self._started_at_s, 3),
         }
 

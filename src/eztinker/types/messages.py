@@ -293,6 +293,12 @@ class BaseModelLoaded:
     size_bytes: int
     quantization: Quantization = "none"
 
+    @property
+    def label(self) -> str:
+        """Its name for people, with how it is held."""
+        is_whole = self.quantization == "none"
+        return self.base_model if is_whole else f"{self.base_model} ({self.quantization})"
+
 
 @dataclass(frozen=True, slots=True)
 class BaseModelFailed:

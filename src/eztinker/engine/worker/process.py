@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable
 
 from eztinker import failpoints
+from eztinker.engine.worker.allocator import keep_freed_memory
 from eztinker.errors import EZTinkerError
 from eztinker.types.framing import frame, read_message
 from eztinker.types.messages import COMMAND_TYPES, Event, WorkerSettings, start_refused
@@ -58,6 +59,7 @@ def _set_environment() -> None:
     os.environ.setdefault("KMP_BLOCKTIME", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the worker reads local folders only
+    keep_freed_memory()
 
 
 def _serve(connection: socket.socket, read_exactly: Read, settings: WorkerSettings) -> None:

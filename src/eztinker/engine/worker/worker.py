@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from eztinker.engine.worker.allocator import IDLE_S, give_back
 from eztinker.engine.worker.background_writes import BackgroundWrites
 from eztinker.engine.worker.devices import choose_device, set_num_threads, total_memory_bytes
 from eztinker.engine.worker.failures import Heartbeat
@@ -70,10 +71,17 @@ class Worker:
         self._heartbeat.start()
         while not self._stopped:
             if not self.step() and not self._stopped:
-                with self._has_mail:
-                    self._has_mail.wait_for(lambda: bool(self._inbox))
+                self._wait()
         self._heartbeat.stop()
         self._writes.join()
+
+    def _wait(self) -> None:
+        with self._has_mail:
+            if self._has_mail.wait_for(lambda: bool(self._inbox), timeout=IDLE_S):
+                return
+        give_back()
+        with self._has_mail:
+            self._has_mail.wait_for(lambda: bool(self._inbox))
 
     def announce(self) -> None:
         """Emit ``WorkerReady``."""

@@ -1,0 +1,91 @@
+"""A peer in a process of its own, driven one step at a time.
+
+Knows nothing of what the peer computes; speaks the lines of ``trl_peer.py``. Called by the benchmarks
+beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+
+class Peer:
+    """A process that does a step for each line it reads.
+
+    Args:
+        python: interpreter of the environment that has what the peer needs.
+        script: file beside this one.
+        words: of its command line.
+        work: sent as its first line.
+        num_threads: of its tensor library.
+
+    Raises:
+        RuntimeError: it did not start, with the last line it printed.
+    """
+
+    def __init__(
+        self, python: str, script: str, words: list[str], work: dict[str, Any], num_threads: int
+    ) -> None:
+        self._log = Path(words[1]).parent / f"{script}.log"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [python, str(Path(__file__).with_name(script)), *words],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=self._log.parent,
+                env={
+                    **os.environ,
+                    "OMP_NUM_THREADS": str(num_threads),
+                    "HF_HUB_OFFLINE": "1",
+                    "PYTHONPATH": "",
+                },
+            )
+        self._send(json.dumps(work))
+        self.resident_bytes: int = self._answer()["resident_bytes"]
+
+    def step(self) -> dict[str, Any]:
+        """Do one; seconds and memory."""
+        self._send("step")
+        return self._answer()
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=600)
+
+    def _send(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line.encode() + b"\n")
+        self._process.stdin.flush()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            said = self._log.read_text(errors="replace").strip().splitlines() or ["nothing"]
+            raise RuntimeError(f"the peer ended: {said[-1]}")
+        return json.loads(line)
+
+
+def obstacle(python: str, modules: tuple[str, ...]) -> str | None:
+    """Why a peer cannot run with an interpreter; None when it can."""
+    program = "; ".join(f"import {module}" for module in modules)
+    done = subprocess.run([python, "-c", program], capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return None
+    said = done.stderr.strip().splitlines() or ["no word"]
+    return f"{python} cannot import {', '.join(modules)}: {said[-1]}"

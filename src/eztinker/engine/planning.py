@@ -7,9 +7,14 @@ nothing of tensors. Called by ``actions.py`` and ``recovery.py``.
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from eztinker.types.losses import LOSSES
 from eztinker.types.messages import PassPlan
 from eztinker.types.operations import TrainingPass
+
+_MIN_ALIKE = 16
+"""Tokens that answers to one prompt share at least."""
 
 
 def plan_training(
@@ -27,6 +32,7 @@ def plan_training(
         [datum.num_tokens for datum in operation.data],
         budget_tokens=budget_tokens,
         group_size=signature.group_size if signature else 1,
+        cluster_of=_clusters([datum.tokens_T for datum in operation.data]),
     )
     return replace(plan, may_share=may_share)
 
@@ -39,13 +45,33 @@ def longest_group(operation: TrainingPass) -> int:
     return max(sum(lengths[i : i + size]) for i in range(0, len(lengths), size))
 
 
-def plan_pass(num_tokens_D: Sequence[int], *, budget_tokens: int, group_size: int = 1) -> PassPlan:
+def _clusters(tokens_D: Sequence[np.ndarray]) -> list[int]:
+    """Equal numbers for neighbours that begin alike: answers to one prompt."""
+    clusters = list(range(len(tokens_D)))
+    for i in range(1, len(tokens_D)):
+        before, tokens = tokens_D[i - 1], tokens_D[i]
+        if min(len(before), len(tokens)) >= _MIN_ALIKE and np.array_equal(
+            before[:_MIN_ALIKE], tokens[:_MIN_ALIKE]
+        ):
+            clusters[i] = clusters[i - 1]
+    return clusters
+
+
+def plan_pass(
+    num_tokens_D: Sequence[int],
+    *,
+    budget_tokens: int,
+    group_size: int = 1,
+    cluster_of: Sequence[int] | None = None,
+) -> PassPlan:
     """Pack data into micro-batches of at most ``budget_tokens`` tokens, long ones first.
 
     Args:
         num_tokens_D: length of each datum.
         budget_tokens: most tokens in a micro-batch; a longer group gets one of its own.
         group_size: so many neighbours stay together (2 for pairs).
+        cluster_of: a number for each datum; those with the same one are laid side by side, as long as the
+            budget allows, so that a beginning they share is computed once.
 
     Returns:
         Micro-batches of indices into the data, each index exactly once.
@@ -54,11 +80,16 @@ def plan_pass(num_tokens_D: Sequence[int], *, budget_tokens: int, group_size: in
         range(start, min(start + group_size, len(num_tokens_D)))
         for start in range(0, len(num_tokens_D), group_size)
     ]
+    clusters = cluster_of or range(len(num_tokens_D))
     sizes = {group.start: sum(num_tokens_D[index] for index in group) for group in groups}
     micro_batches: list[list[int]] = []
     filled = budget_tokens + 1
+    largest: dict[int, int] = {}
+    for group in groups:
+        cluster = clusters[group.start]
+        largest[cluster] = max(largest.get(cluster, 0), sizes[group.start])
     # Sorting brings equal lengths together; ties keep the caller's order, so plans are stable.
-    for group in sorted(groups, key=lambda group: -sizes[group.start]):
+    for group in sorted(groups, key=lambda g: (-largest[clusters[g.start]], clusters[g.start])):
         if filled + sizes[group.start] > budget_tokens:
             micro_batches.append([])
             filled = 0

@@ -16,6 +16,10 @@ import numpy as np
 # Padded rows share one attention call per layer; packed sequences need one each. Up to this share of
 # padding the fewer calls win.
 _MAX_PADDING = 1.15
+# A shorter beginning is computed as often as it occurs: each stretch costs a call of attention per layer.
+MIN_PREFIX = 16
+# Share of the tokens that must be saved for the same reason.
+_MIN_SAVING = 0.15
 # Short, so that attention within a filler costs nothing.
 _FILLER_LENGTH = 64
 
@@ -80,6 +84,67 @@ def pack(sequences: Sequence[np.ndarray], *, may_pad: bool = True) -> Packing:
     positions = np.concatenate([np.arange(length) for length in lengths])[None]
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).tolist()
     return Packing(tokens, positions, lengths, starts, True)
+
+
+def pack_shared(sequences: Sequence[np.ndarray]) -> Packing | None:
+    """One packed row in which neighbours that begin alike hold their common beginning once.
+
+    Returns:
+        None where that saves too little.
+    """
+    groups = _groups_by_prefix(sequences)
+    num_tokens = sum(len(sequence) for sequence in sequences)
+    saved = sum((len(members) - 1) * length for members, length in groups)
+    if saved < _MIN_SAVING * num_tokens:
+        return None
+    parts: list[np.ndarray] = []
+    positions: list[np.ndarray] = []
+    prefixes: list[int] = []
+    stretches: list[list[int]] = []
+    for members, length in groups:
+        own_prefix: list[int] = []
+        if length:
+            own_prefix = [len(parts)]
+            parts.append(sequences[members[0]][:length])
+            positions.append(np.arange(length))
+            prefixes.append(-1)
+        for i in members:
+            stretches.append([*own_prefix, len(parts)])
+            parts.append(sequences[i][length:])
+            positions.append(np.arange(length, len(sequences[i])))
+            prefixes.append(own_prefix[0] if own_prefix else -1)
+    lengths = [len(part) for part in parts]
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).tolist()
+    tokens_1N = np.concatenate(parts).astype(np.int64)[None]
+    positions_1N = np.concatenate(positions)[None]
+    return Packing(tokens_1N, positions_1N, lengths, starts, True, prefixes, stretches)
+
+
+def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
+    """Number of equal tokens at the beginning of both."""
+    width = min(len(a), len(b))
+    different = np.flatnonzero(a[:width] != b[:width])
+    return int(different[0]) if different.size else width
+
+
+def _groups_by_prefix(sequences: Sequence[np.ndarray]) -> list[tuple[list[int], int]]:
+    """Neighbours that begin alike and how many tokens they share; 0 for one alone.
+
+    Every member keeps a token of its own. A neighbour joins while it shares at least half of what the
+    others do.
+    """
+    groups: list[tuple[list[int], int]] = []
+    for i, sequence in enumerate(sequences):
+        if groups:
+            members, shared = groups[-1]
+            first = sequences[members[0]]
+            now = min(common_prefix(first, sequence), len(first) - 1, len(sequence) - 1)
+            if now >= max(MIN_PREFIX, shared / 2):
+                members.append(i)
+                groups[-1] = members, min(now, shared or now)
+                continue
+        groups.append(([i], 0))
+    return groups
 
 
 def join(packings: Sequence[Packing]) -> Packing:

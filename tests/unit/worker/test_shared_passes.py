@@ -52,10 +52,15 @@ def command(harness, name, data=None, plan=None, may_share=False, **more):
     return replace(made, plan=replace(made.plan, may_share=may_share))
 
 
+def ended(harness, *commands) -> list:
+    """How jobs ended; signs of life of a slow machine are left out."""
+    return [e for e in harness.do(*commands) if isinstance(e, (JobDone, JobFailed))]
+
+
 def together(harness, names=tuple(ADAPTERS), **more) -> dict:
     """What became of a pass of each run, all handed over before the first begins."""
     commands = {name: command(harness, name, may_share=True, **more) for name in names}
-    events = {event.job_id: event for event in harness.do(*commands.values())}
+    events = {event.job_id: event for event in ended(harness, *commands.values())}
     return {name: events[command.job_id] for name, command in commands.items()}
 
 
@@ -73,7 +78,7 @@ def test_each_gradient_is_the_one_it_would_be_alone(model, request):
     for name, event in events.items():
         assert isinstance(event, JobDone), event
         assert event.executed_plan.frames[0][1] == num_rows, "one model pass for all"
-        alone = apart.do(command(apart, name))[-1]
+        alone = ended(apart, command(apart, name))[-1]
         assert alone.executed_plan.frames == []
         assert_close(shared.run_state(name).gradient_P, apart.run_state(name).gradient_P, 1e-5)
 
@@ -84,7 +89,7 @@ def test_a_replay_alone_gives_the_same_bits_as_the_shared_pass(model, request):
     shared, replaying = opened(folder), opened(folder)
     for name, event in together(shared).items():
         again = replace(command(replaying, name), plan=event.executed_plan)
-        replayed = replaying.do(again)[-1]
+        replayed = ended(replaying, again)[-1]
         assert replayed.result == event.result
         assert replayed.executed_plan == event.executed_plan
         gradients = [h.run_state(name).gradient_P for h in (shared, replaying)]
@@ -94,7 +99,7 @@ def test_a_replay_alone_gives_the_same_bits_as_the_shared_pass(model, request):
 def test_passes_that_may_not_share_are_computed_as_if_alone(qwen2_folder):
     harness, apart = opened(qwen2_folder), opened(qwen2_folder)
     commands = [command(harness, name) for name in ADAPTERS]
-    events = harness.do(*commands)
+    events = ended(harness, *commands)
     assert all(event.executed_plan.frames == [] for event in events)
     for name in ADAPTERS:
         apart.do(command(apart, name))
@@ -112,7 +117,7 @@ def test_a_failure_is_that_of_one_run(qwen2_folder):
         command(harness, "headed", data=[datum(1, 900)], may_share=True),
     ]
     before = harness.run_state("dropped")
-    events = {event.job_id: event for event in harness.do(*commands)}
+    events = {event.job_id: event for event in ended(harness, *commands)}
     assert [type(events[c.job_id]) for c in commands] == [JobDone, JobFailed, JobDone, JobFailed]
     assert events[commands[1].job_id].error.code == "not_finite"
     assert harness.run_state("dropped") is before
@@ -144,14 +149,14 @@ def test_passes_of_several_micro_batches_join_where_they_can(qwen2_folder):
     for name, event in events.items():
         assert all(event.executed_plan.frames)
         again = replace(command(apart, name), plan=event.executed_plan)
-        assert apart.do(again)[-1].result == event.result
+        assert ended(apart, again)[-1].result == event.result
 
 
 def test_forward_only_does_not_mix_with_gradients(qwen2_folder):
     names = ("small", "dropped", "headed")
     harness = opened(qwen2_folder, names)
     commands = [command(harness, n, may_share=True, forward_only=n != "small") for n in names]
-    events = {event.job_id: event for event in harness.do(*commands)}
+    events = {event.job_id: event for event in ended(harness, *commands)}
     frames = [events[c.job_id].executed_plan.frames for c in commands]
     assert frames[0] == []
     assert frames[1][0][1] == frames[2][0][1]
@@ -166,7 +171,7 @@ def test_cancelling_one_lets_the_others_finish(qwen2_folder):
     for each in commands:
         harness.worker.submit(each)
     assert harness.worker.step()
-    events = harness.do(CancelJob(commands[0].job_id))
+    events = ended(harness, CancelJob(commands[0].job_id))
     assert [type(event) for event in events] == [JobFailed, JobDone]
     assert harness.run_state("small") is before
 
@@ -179,7 +184,7 @@ def test_a_step_waits_for_its_own_pass_only(qwen2_folder):
         RunOptimStep(harness.job_id(), name, 4, OptimStep(AdamParams()))
         for name in ("small", "dropped")
     ]
-    events = harness.do(long_pass, *steps)
+    events = ended(harness, long_pass, *steps)
     assert [e.job_id for e in events] == [steps[1].job_id, long_pass.job_id, steps[0].job_id]
 
 
@@ -188,7 +193,7 @@ def test_a_long_pass_does_not_hold_up_a_short_one(qwen2_folder):
     long_data = [datum(i, 40) for i in range(12)]
     long_pass = command(harness, "small", long_data, [[i] for i in range(12)], may_share=True)
     short_pass = command(harness, "dropped", may_share=True)
-    events = harness.do(long_pass, short_pass)
+    events = ended(harness, long_pass, short_pass)
     assert [event.job_id for event in events] == [short_pass.job_id, long_pass.job_id]
 
 
@@ -196,5 +201,7 @@ def test_nothing_overtakes_the_opening_of_a_run(qwen2_folder):
     harness = opened(qwen2_folder, ("small",))
     opening = OpenRun(harness.job_id(), "new", "m", LoRAConfig(r=2), 1)
     first = harness.pass_command([datum(1, 5)], run_id="new")
-    events = harness.do(command(harness, "small", plan=[[0], [1]], may_share=True), opening, first)
+    events = ended(
+        harness, command(harness, "small", plan=[[0], [1]], may_share=True), opening, first
+    )
     assert all(isinstance(event, JobDone) for event in events)

@@ -121,17 +121,30 @@ class PaddedLayout:
 
 
 class PackedLayout:
-    """Sequences one after another in a single row; each attends to itself."""
+    """Stretches one after another in a single row; each attends to itself and to the one before it.
 
-    def __init__(self, lengths: Sequence[int]) -> None:
+    Args:
+        lengths: of the stretches.
+        prefixes: of each, the stretch whose tokens come before its own, or -1; empty for none at all.
+            Keys and values of a common beginning are held once and gather gradient from all who use it.
+    """
+
+    def __init__(self, lengths: Sequence[int], prefixes: Sequence[int] = ()) -> None:
         self._lengths = list(lengths)
+        self._prefixes = list(prefixes) or [-1] * len(self._lengths)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, variant: Variant) -> Tensor:
         """Causal attention inside each sequence."""
         if len(self._lengths) == 1:
             return causal(q, k, v, variant)
         qs, ks, vs = (x.split(self._lengths, dim=2) for x in (q, k, v))
-        outputs = [causal(*part, variant) for part in zip(qs, ks, vs, strict=True)]
+        outputs = []
+        for i, before in enumerate(self._prefixes):
+            if before < 0:
+                outputs.append(causal(qs[i], ks[i], vs[i], variant))
+            else:
+                keys, values = (torch.cat([x[before], x[i]], dim=2) for x in (ks, vs))
+                outputs.append(continued(qs[i], keys, values, variant))
         return torch.cat(outputs, dim=2)
 
 

@@ -21,7 +21,7 @@ from eztinker.engine.worker.attention import Layout, PackedLayout, PaddedLayout
 from eztinker.engine.worker.devices import is_out_of_memory
 from eztinker.engine.worker.trainer import RunningPass
 from eztinker.errors import NumericalError
-from eztinker.ops.packing import Packing, filler, join, pack
+from eztinker.ops.packing import Packing, filler, join, pack, pack_shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,22 +85,30 @@ def _lay_out(passes: Sequence[RunningPass]) -> tuple[list[_Part], Packing]:
     """Where everything lies; a replayed share of a common pass gets the rows it had."""
     if len(passes) == 1:
         frame = passes[0].next.frame
-        own = pack(passes[0].sequences, may_pad=not frame)
+        own = _packed(passes[0], may_pad=not frame)
         if not frame:
             return [_Part(passes[0], own, 0)], own
         first_row, num_rows = frame
         rest = num_rows - first_row - own.num_rows
         framed = join([*filler(first_row), own, *filler(rest)])
         return [_Part(passes[0], own, first_row)], framed
-    packings = [pack(running.sequences, may_pad=False) for running in passes]
+    packings = [_packed(running, may_pad=False) for running in passes]
     first_rows = np.concatenate([[0], np.cumsum([p.num_rows for p in packings])[:-1]]).tolist()
     parts = [_Part(*part) for part in zip(passes, packings, first_rows, strict=True)]
     return parts, join(packings)
 
 
+def _packed(running: RunningPass, *, may_pad: bool) -> Packing:
+    """Common beginnings are held once; with dropout every sequence has its own numbers there."""
+    shared = pack_shared(running.sequences) if running.dropout is None else None
+    return shared or pack(running.sequences, may_pad=may_pad)
+
+
 def _hidden(parts: Sequence[_Part], packing: Packing) -> Tensor:
     decoder = parts[0].running.decoder
-    layout: Layout = PackedLayout(packing.lengths) if packing.is_packed else PaddedLayout()
+    layout: Layout = (
+        PackedLayout(packing.lengths, packing.prefixes) if packing.is_packed else PaddedLayout()
+    )
     hidden = decoder.hidden(
         torch.from_numpy(packing.tokens_BT).to(decoder.device),
         torch.from_numpy(packing.positions_BT).to(decoder.device),

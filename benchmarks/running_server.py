@@ -17,13 +17,19 @@ START_TIMEOUT_S = 120.0
 
 
 @contextlib.contextmanager
-def running(folder: Path, models: Mapping[str, Path], options: Sequence[str] = ()) -> Iterator[str]:
+def running(
+    folder: Path,
+    models: Mapping[str, Path],
+    options: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[str]:
     """Start a server that ends with the block; yields its URL.
 
     Args:
         folder: for its state and log.
         models: public name -> folder of each base model; the first is the default model.
         options: further words of its command line.
+        environment: further variables.
     """
     ready = folder / "ready"
     command = [sys.executable, "-m", "eztinker", "server", "--port", "0", "--exit-with-parent"]
@@ -36,7 +42,7 @@ def running(folder: Path, models: Mapping[str, Path], options: Sequence[str] = (
             stdin=subprocess.PIPE,  # the server ends when this pipe does
             stdout=log,
             stderr=log,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            env={**os.environ, "HF_HUB_OFFLINE": "1", **(environment or {})},
         )
         try:
             until(lambda: ready.exists() or process.poll() is not None)
@@ -49,10 +55,10 @@ def running(folder: Path, models: Mapping[str, Path], options: Sequence[str] = (
             process.wait(timeout=30)
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for something; give up after ``START_TIMEOUT_S``."""
-    deadline_s = time.perf_counter() + START_TIMEOUT_S
+def until(condition: Callable[[], bool], timeout_s: float = START_TIMEOUT_S) -> None:
+    """Wait for something a server does; give up after ``timeout_s``."""
+    deadline_s = time.perf_counter() + timeout_s
     while not condition():
         if time.perf_counter() > deadline_s:
-            raise SystemExit(f"The server was not ready within {START_TIMEOUT_S:.0f} s.")
+            raise SystemExit(f"The server was not ready within {timeout_s:.0f} s.")
         time.sleep(0.005)

@@ -1,6 +1,6 @@
 """Sampling through a running server and the client, against ``generate`` of transformers, by turns.
 
-``python -m benchmarks.sampling [--json] [--out FILE] [--rounds N] [--only WORK ...]``. Two random models
+``python -m benchmarks.sampling [--json] [--out FILE] [--rounds N] [--device cuda] [--only WORK ...]``. Two random models
 (``benchmarks/shapes.py``): S in float32, L in bfloat16. In every round each way does the same piece of
 work, with prompts of its own, so that nothing can be reused from the round before; while one works the
 others are idle. Figures are medians of wall time and how many times longer the peer takes.
@@ -55,6 +55,7 @@ def main() -> None:
     """Measure every piece of work in turns and report."""
     options = machine.parser(__doc__)
     options.add_argument("--rounds", type=int, default=5, help="of each piece of work")
+    options.add_argument("--device", default="cpu", help="of both: cpu, cuda")
     options.add_argument("--only", nargs="+", choices=sorted(WORKS), default=sorted(WORKS))
     arguments = options.parse_args()
     torch.set_num_threads(num_physical_cores())
@@ -68,21 +69,23 @@ def main() -> None:
                 folder = Path(temporary) / shape
                 machine.note(f"making the model {shape} …")
                 shapes.write(folder / "model", shape, dtype)
-                figures |= _measure(folder, names, arguments.rounds)
+                figures |= _measure(folder, names, arguments.rounds, arguments.device)
     machine.report("sampling", figures, arguments)
 
 
-def _measure(folder: Path, names: list[str], rounds: int) -> dict[str, Any]:
-    peer = Peer(folder / "model")
+def _measure(folder: Path, names: list[str], rounds: int, device: str) -> dict[str, Any]:
+    peer = Peer(folder / "model", device)
     figures: dict[str, Any] = {}
-    with running(folder, {"m": folder / "model"}) as url:
+    dtype = str(peer.dtype).removeprefix("torch.")
+    settings = {"EZTINKER_DEVICE": device, "EZTINKER_DTYPE": dtype}
+    with running(folder, {"m": folder / "model"}, environment=settings) as url:
         with EZTinkerClient(url) as client:
             until(lambda: client.health().get("engine") == "ready")
         for name in names:
             machine.note(f"{name} …")
             _, work = WORKS[name]
             if work is None:
-                figures[name] = _decode_step(url, folder / "model", rounds)
+                figures[name] = _decode_step(url, folder / "model", rounds, device)
             else:
                 figures[name] = _in_turns(url, peer, work, rounds)
     return figures
@@ -105,18 +108,18 @@ def _in_turns(url: str, peer: Peer, work: Work, rounds: int) -> dict[str, Any]:
     }
 
 
-def _decode_step(url: str, model: Path, rounds: int) -> dict[str, Any]:
+def _decode_step(url: str, model: Path, rounds: int, device: str) -> dict[str, Any]:
     """One step of one stream, from answers of two lengths; and the time to read the weights once."""
     steps_s, reads_s = [], []
     num_bytes = (model / "model.safetensors").stat().st_size
-    block = torch.ones(num_bytes // 4)
+    block = torch.ones(num_bytes // 4, device=device)
     for number in range(rounds + 1):
         prompt_T = _tokens(("step", number), 16, 150_000)
         short, long = (
             _timed(_sample, url, [Ask(prompt_T, num_new)])
             for num_new in (SHORT_ANSWER, LONG_ANSWER)
         )
-        reads_s.append(min(_timed(block.sum) for _ in range(3)))
+        reads_s.append(min(_timed(lambda: block.sum().item()) for _ in range(3)))
         if number:
             steps_s.append((long - short) / (LONG_ANSWER - SHORT_ANSWER))
     step_s, read_s = float(np.median(steps_s)), float(np.median(reads_s))
@@ -154,8 +157,14 @@ async def _sample_all(url: str, asks: list[Ask]) -> None:
 class Peer:
     """``generate`` of transformers, as its users write it."""
 
-    def __init__(self, folder: Path) -> None:
-        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+    def __init__(self, folder: Path, device: str) -> None:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+        self._model, self._device = model.eval().to(device), device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return self._model.dtype
 
     def generate(self, asks: list[Ask]) -> None:
         """Batches in the order of arrival, padded on the left, each as long as its longest answer."""
@@ -175,8 +184,8 @@ class Peer:
             ids_BT[row, width - len(ask.prompt_T) :] = torch.from_numpy(ask.prompt_T)
             mask_BT[row, width - len(ask.prompt_T) :] = 1
         self._model.generate(
-            input_ids=ids_BT,
-            attention_mask=mask_BT,
+            input_ids=ids_BT.to(self._device),
+            attention_mask=mask_BT.to(self._device),
             do_sample=True,
             top_k=0,
             max_new_tokens=num_new,

@@ -66,12 +66,12 @@ def write(folder: Path, shape: Shape, dtype: torch.dtype, **changes: Any) -> Pat
         torch.set_default_dtype(default)
     model.generation_config.eos_token_id = None
     model.save_pretrained(folder)
-    _write_tokenizer(folder)
+    write_tokenizer(folder)
     return folder
 
 
-def _write_tokenizer(folder: Path) -> None:
-    """Bytes only; ids beyond them have no text."""
+def write_tokenizer(folder: Path) -> None:
+    """Write a tokenizer of bytes only into a folder; ids beyond them have no text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

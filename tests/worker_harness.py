@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,17 @@ from eztinker.types.operations import (
 from eztinker.types.sampling import SamplingParams, WeightsRef
 from eztinker.types.training import AdamParams, Datum, LoRAConfig, LossSpec
 
+DEVICE = os.environ.get("TEST_DEVICE", "cpu")
+"""``benchmarks/gpu.sh`` runs the same tests on ``cuda``."""
+
 
 class Harness:
     """A worker with one base model called ``m``."""
 
     def __init__(self, folder: Path, **settings) -> None:
         self.events: list[Event] = []
-        self.worker = Worker(
-            WorkerSettings(epoch=3, device="cpu", num_threads=1, **settings), self.events.append
-        )
+        settings = {"device": DEVICE, "dtype": "float32", "num_threads": 1} | settings
+        self.worker = Worker(WorkerSettings(epoch=3, **settings), self.events.append)
         self.num_jobs = 0
         self.do(LoadBaseModel("m", str(folder)))
 

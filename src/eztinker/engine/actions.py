@@ -210,13 +210,14 @@ class Actions:
 
     async def _pass(self, task: Task, operation: TrainingPass) -> Outcome:
         await self._residents.need_run(_run_id(task), job_id=task.job.job_id)
+        room_tokens, checkpointing = self._residents.memory.pass_room(
+            _run_id(task), longest_group(operation)
+        )
         plan = plan_training(
             operation,
-            budget_tokens=min(
-                self._config.micro_batch_tokens,
-                self._residents.memory.pass_tokens(_run_id(task), longest_group(operation)),
-            ),
+            budget_tokens=min(self._config.micro_batch_tokens, room_tokens),
             may_share=not self._config.deterministic,
+            checkpointing=checkpointing and not operation.forward_only,
         )
         command = RunPass(task.job.job_id, _run_id(task), _seq(task), operation, plan)
         done = _done(await self._ask(task, command))

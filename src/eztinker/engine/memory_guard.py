@@ -142,8 +142,10 @@ class MemoryGuard:
         if run_id in self._guests:
             self.hold(self._guests[run_id].key, job_id)
 
-    def pass_tokens(self, run_id: str, longest: int) -> int:
-        """Most tokens in one micro-batch of a run, by memory.
+    def pass_room(self, run_id: str, longest: int) -> tuple[int, bool]:
+        """Most tokens in one micro-batch of a run, by memory, and whether layers must be recomputed.
+
+        Layers are recomputed in the backward pass where ``longest`` does not fit otherwise.
 
         Args:
             longest: tokens that must stay together: a datum, or a group that its loss compares.
@@ -154,7 +156,7 @@ class MemoryGuard:
         guest = self._guests.get(run_id)
         room = self._room_bytes() - self._residency.taken_bytes
         if guest is None or room > UNBOUNDED // 2:
-            return UNBOUNDED
+            return UNBOUNDED, False
         shape, rank = self._shapes[guest.key], guest.lora.r
         dtype, dropout = self._dtype(shape), guest.lora.lora_dropout > 0
         least = training_bytes(
@@ -168,9 +170,15 @@ class MemoryGuard:
                 field="data",
                 details={"needed_bytes": least, "room_bytes": room},
             )
-        per_token = activation_bytes_per_token(shape, rank, dtype, dropout=dropout)
-        fixed = training_bytes(shape, rank, dtype, num_tokens=1, dropout=dropout)
-        return max(longest, (room - fixed) // per_token)
+        whole = training_bytes(shape, rank, dtype, num_tokens=longest, dropout=dropout)
+        checkpointing = whole > room
+        per_token = activation_bytes_per_token(
+            shape, rank, dtype, dropout=dropout, checkpointing=checkpointing
+        )
+        fixed = training_bytes(
+            shape, rank, dtype, num_tokens=1, dropout=dropout, checkpointing=checkpointing
+        )
+        return max(longest, (room - fixed) // per_token), checkpointing
 
     async def _make_room(self, key: str, needed: int, what: str) -> None:
         while True:

@@ -18,7 +18,11 @@ _MIN_ALIKE = 16
 
 
 def plan_training(
-    operation: TrainingPass, *, budget_tokens: int, may_share: bool = False
+    operation: TrainingPass,
+    *,
+    budget_tokens: int,
+    may_share: bool = False,
+    checkpointing: bool = False,
 ) -> PassPlan:
     """The plan of a training pass; data that its loss compares stay in one micro-batch.
 
@@ -26,6 +30,7 @@ def plan_training(
         operation: data and loss.
         budget_tokens: as in ``plan_pass``.
         may_share: micro-batches may go through the model together with those of other runs.
+        checkpointing: recompute layers in the backward pass.
     """
     signature = LOSSES.get(operation.loss.name)
     plan = plan_pass(
@@ -34,7 +39,7 @@ def plan_training(
         group_size=signature.group_size if signature else 1,
         cluster_of=_clusters([datum.tokens_T for datum in operation.data]),
     )
-    return replace(plan, may_share=may_share)
+    return replace(plan, may_share=may_share, checkpointing=checkpointing)
 
 
 def longest_group(operation: TrainingPass) -> int:

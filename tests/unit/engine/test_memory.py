@@ -147,6 +147,9 @@ async def test_micro_batches_shrink_with_the_memory_that_is_left(tmp_path, world
         await engine.do(replace(operation, data=operation.data * 4))
         (command,) = world.sent(messages.RunPass)
         assert [len(batch) for batch in command.plan.micro_batches] == [2, 2]
+        assert not command.plan.checkpointing
+        await engine.do(a_pass(*[1] * 400))
+        assert world.sent(messages.RunPass)[-1].plan.checkpointing
         record = await engine.do(a_pass(*[1] * 5000))
         assert (record.status, record.error.code) == ("failed", "out_of_memory")
         assert "5000 tokens" in record.error.message

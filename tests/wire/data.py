@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
+
+
+def crowding() -> float:
+    """How much longer things may take: 1, or processes that want to run for each core, if that is more."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def prompt(*tokens: int) -> Any:

@@ -16,6 +16,7 @@ from eztinker.models.proto.tinker_public import (
     ForwardBackwardRequest,
 )
 from tests.wire.conftest import MODEL
+from tests.wire.data import crowding
 
 PROTOBUF = {"Content-Type": "application/x-protobuf"}
 
@@ -79,7 +80,7 @@ def test_a_client_starts(http: httpx.Client) -> None:
     start_s = time.monotonic()
     telemetry = http.post("/telemetry", json={"events": [{"x": 1}] * 100, "session_id": "x"})
     assert telemetry.json() == {"status": "accepted"}
-    assert time.monotonic() - start_s < 0.5
+    assert time.monotonic() - start_s < 0.5 * crowding()
 
 
 def test_a_session_lives_and_ends(http: httpx.Client, session_id: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.wire.conftest import MODEL
-from tests.wire.data import datum, logprobs, prompt
+from tests.wire.data import crowding, datum, logprobs, prompt
 
 CE = "cross_entropy"
 
@@ -142,7 +142,7 @@ def test_a_mistake_surfaces_within_a_second(sdk, sampler, tokens, params: dict, 
     start_s = time.monotonic()
     with pytest.raises((sdk.BadRequestError, sdk.RequestFailedError), match=words):
         sampler.sample(prompt(*tokens), 1, sdk.SamplingParams(**params)).result()
-    assert time.monotonic() - start_s < 1
+    assert time.monotonic() - start_s < 1 * crowding()
 
 
 def test_unknown_weights_are_refused(sdk, service) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from eztinker import EZTinkerClient
 from tests.wire.conftest import MODEL
-from tests.wire.data import datum, logprobs, policy_datum
+from tests.wire.data import crowding, datum, logprobs, policy_datum
 
 CE = "cross_entropy"
 
@@ -206,7 +206,7 @@ def test_a_mistake_surfaces_within_a_second_and_the_client_goes_on(sdk, model, n
     start_s = time.monotonic()
     with pytest.raises(sdk.RequestFailedError, match=words) as caught:
         model.forward_backward([datum(), make()], CE).result()
-    assert time.monotonic() - start_s < 1
+    assert time.monotonic() - start_s < 1 * crowding()
     assert caught.value.category.value == "user"
     good = model.forward_backward([datum()], CE)
     assert good.result().metrics["loss:sum"] > 0
@@ -220,7 +220,7 @@ def test_an_unknown_loss_is_refused_by_name(sdk, model, loss: str, words: str) -
     start_s = time.monotonic()
     with pytest.raises(sdk.RequestFailedError, match=words):
         model.forward_backward([policy_datum()], loss).result()
-    assert time.monotonic() - start_s < 1
+    assert time.monotonic() - start_s < 1 * crowding()
 
 
 def test_saving_twice_and_names_with_a_slash(sdk, model) -> None:
@@ -231,7 +231,7 @@ def test_saving_twice_and_names_with_a_slash(sdk, model) -> None:
     start_s = time.monotonic()
     with pytest.raises(sdk.RequestFailedError, match="not a valid name"):
         model.save_state("a/b").result()
-    assert time.monotonic() - start_s < 1
+    assert time.monotonic() - start_s < 1 * crowding()
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_an_unknown_path_is_refused(sdk, service, path: str, words: str) -> None
     start_s = time.monotonic()
     with pytest.raises((sdk.NotFoundError, sdk.BadRequestError, ValueError), match=words):
         service.create_training_client_from_state(path).result()
-    assert time.monotonic() - start_s < 2
+    assert time.monotonic() - start_s < 2 * crowding()
 
 
 @pytest.mark.parametrize(
@@ -255,13 +255,17 @@ def test_an_unknown_path_is_refused(sdk, service, path: str, words: str) -> None
         ({"base_model": MODEL, "rank": 100000}, "lora_config.r"),
         ({"base_model": MODEL, "user_metadata": {"eztinker.lora_alfa": "1"}}, "Did you mean"),
         ({"base_model": MODEL, "user_metadata": {"eztinker.lora_alpha": "x"}}, "expected a number"),
+        (
+            {"base_model": MODEL, "user_metadata": {"eztinker.quantization": "q5"}},
+            "none, nf4 or int8",
+        ),
     ],
 )
 def test_a_model_that_cannot_be(sdk, service, settings: dict, words: str) -> None:
     start_s = time.monotonic()
     with pytest.raises(sdk.APIStatusError, match=words):
         service.create_lora_training_client(**settings).result()
-    assert time.monotonic() - start_s < 1
+    assert time.monotonic() - start_s < 1 * crowding()
 
 
 def test_an_image_is_refused(sdk, model) -> None:

@@ -21,7 +21,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test check bench recovery docs golden cookbook cookbook-loops sdk-versions sdk-versions-check nano clean fuzz audit lawshift
+.PHONY: demo test check bench recovery docs golden cookbook cookbook-loops sdk-versions sdk-versions-check nano recipes clean fuzz audit lawshift
 
 demo: $(VENV)/installed
 	$(BIN)/eztinker demo
@@ -62,6 +62,7 @@ golden: $(VENV)/installed-dev
 	$(BIN)/python -m tools.golden
 
 recipes: $(VENV)/installed-dev
+	RECIPES=1 $(BIN)/pytest tests/e2e tests/commands/test_documented_scripts.py
 	$(BIN)/python -m tools.recipes
 
 cookbook: $(VENV)/installed-dev

@@ -47,7 +47,7 @@ def main() -> None:
         train = scorer.wrap(client, train)
         config = config_from(flags, train_on_incorrect=scorer.is_unbounded)
         report = run_rejection_sft(config, client, train, test, TerminalProgress(), create_run)
-    print_report(report, flags.output_dir)
+    print_report(report, flags.output_dir, train)
 
 
 if __name__ == "__main__":

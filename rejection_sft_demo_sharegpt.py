@@ -72,7 +72,7 @@ def main() -> None:
             )
         train = scorer.wrap(client, train)
         report = run_rejection_sft(config, client, train, test, progress, create_run)
-    print_report(report, flags.output_dir)
+    print_report(report, flags.output_dir, train)
 
 
 def _conversations(flags, client, progress):

@@ -15,6 +15,7 @@ from eztinker.dataset.generated import GeneratedMathDataset
 from eztinker.recipes.rejection_arguments import rejection_parser
 from tests.commands.conftest import environment
 from tests.conftest import DOCUMENTED_MODEL
+from tests.e2e.recipes import long_form
 
 ROOT = Path(__file__).parents[2]
 NANO = ROOT / "src" / "eztinker" / "assets" / "nano"
@@ -96,7 +97,10 @@ def test_rejection_sampling_on_gsm8k(line: Line, server: EmbeddedServer, tmp_pat
         '  -d \'{"name": "test_ckpt"}\''
     )
     assert json.loads(saved.stdout)["status"] == "completed"
-    # the whole example of the document goes into a folder of its own
+
+
+@long_form
+def test_the_whole_example(line: Line, server: EmbeddedServer, tmp_path: Path):
     whole = line(
         """uv run python rejection_sft_demo.py \\
   --max-samples 100 \\
@@ -131,18 +135,10 @@ def test_rejection_sampling_on_conversations(line: Line, tmp_path: Path):
     assert results["training_metrics"][0]["num_trained"] <= sum(row["is_correct"] for row in grades)
 
 
-def test_the_example_of_the_client(line: Line):
-    assert line("uv run python examples/example_client_api.py").returncode == 0
-    health = line("curl -s http://localhost:8000/health")
-    assert json.loads(health.stdout)["status"] == "ok"
-
-
 @pytest.mark.parametrize(
     "words",
     [
         "--scorer judge",
-        "--scorer reward-model",
-        "--judge-model nano",
     ],
 )
 def test_a_scorer_without_its_model_is_refused(line: Line, words: str):

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+long_form = pytest.mark.skipif(
+    "RECIPES" not in os.environ, reason="the long form, which make recipes runs"
+)
 
 
 class Interruption(KeyboardInterrupt):
@@ -38,4 +45,4 @@ def lines(folder: Path, kind: str) -> list[dict[str, Any]]:
     return [line for line in map(json.loads, text.splitlines()) if line["kind"] == kind]
 
 
-__all__ = ["InterruptingProgress", "Interruption", "lines"]
+__all__ = ["InterruptingProgress", "Interruption", "lines", "long_form"]

@@ -14,7 +14,7 @@ from eztinker import EZTinkerClient
 from eztinker.errors import InvalidRequestError
 from eztinker.recipes.catalogue import RECIPES, get_recipe
 from eztinker.recipes.experiment.settings import make_settings
-from tests.e2e.recipes import InterruptingProgress, Interruption, lines
+from tests.e2e.recipes import InterruptingProgress, Interruption, lines, long_form
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ STUDENT = {
     ("mode", "more"),
     [
         ("on_policy", {"max_steps": 8, "per_device_train_batch_size": 16}),
-        (
+        pytest.param(
             "on_policy_topk",
             {
                 "max_steps": 6,
@@ -91,6 +91,7 @@ STUDENT = {
                 "teacher_top_k": 4,
                 "learning_rate": 5e-3,
             },
+            marks=long_form,
         ),
     ],
 )
@@ -105,6 +106,7 @@ def test_on_policy_distillation_lowers_the_reverse_divergence(
         assert all(0.5 < line["teacher_mass"] <= 1.0001 for line in lines(tmp_path, "train"))
 
 
+@long_form
 def test_off_policy_distillation_learns_the_teachers_texts(
     client: EZTinkerClient, teacher: str, tmp_path: Path
 ):
@@ -127,7 +129,7 @@ def test_rlhf_raises_the_reward_at_bounded_divergence(client: EZTinkerClient, tm
         output_dir=tmp_path,
         lora_r=4,
         sft={"dataset_name": "generated-math", "max_train_samples": 16, "max_eval_samples": 8, "learning_rate": 5e-4},
-        reward_model={"dataset_name": "generated-preference", "max_train_samples": 240, "max_eval_samples": 16,
+        reward_model={"dataset_name": "generated-preference", "max_train_samples": 160, "max_eval_samples": 16,
                       "learning_rate": 4e-3},
         rl={"max_steps": 6, "eval_size": 24, "max_completion_length": 60, "learning_rate": 2e-3, "beta": 0.05},
     )  # fmt: skip

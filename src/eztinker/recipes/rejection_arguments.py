@@ -14,7 +14,7 @@ from eztinker.recipes.held_out import hold_out
 from eztinker.recipes.rejection_config import RejectionSFTConfig
 from eztinker.recipes.rejection_report import RejectionSFTReport
 from eztinker.recipes.rejection_state import BUFFER_FILE, PLOT_FILE, RESULTS_FILE
-from eztinker.recipes.scored_dataset import ScorerChoice, ScorerName
+from eztinker.recipes.scored_dataset import ScoredDataset, ScorerChoice, ScorerName
 from eztinker.recipes.terminal import pick, print_out
 
 
@@ -102,9 +102,12 @@ def gsm8k_splits(flags: argparse.Namespace) -> tuple[Any, Any]:
     )
 
 
-def print_report(report: RejectionSFTReport, output_dir: Path) -> None:
-    """The closing words: figures, advice, where the files are."""
+def print_report(report: RejectionSFTReport, output_dir: Path, dataset: Any | None = None) -> None:
+    """The closing words: figures, what a scorer counted, advice, where the files are."""
     print_out(report.table())
+    if isinstance(dataset, ScoredDataset):
+        counts = dataset.scorer.figures().items()
+        print_out("".join(f"{name}: {count}  " for name, count in counts).strip())
     for text in report.advice():
         print_out(text)
     print_out(

@@ -21,7 +21,7 @@ from eztinker.recipes.held_out import hold_out
 from eztinker.recipes.rejection_config import RejectionSFTConfig
 from eztinker.recipes.rejection_sft import run_rejection_sft
 from eztinker.recipes.rejection_state import PLOT_FILE
-from eztinker.recipes.scored_dataset import ScorerChoice, ScorerName
+from eztinker.recipes.scored_dataset import ScoredDataset, ScorerChoice, ScorerName
 from eztinker.recipes.terminal import Progress, SilentProgress
 from eztinker.rl.candidates import DEFAULT_STOP, examples_of
 
@@ -122,16 +122,18 @@ def run(
     """Run, or continue; figures in JSON types.
 
     Returns:
-        ``run_id``, ``accuracy_before``, ``accuracy_after`` with ``accuracy_after_ci95``, ``num_trained``, ``plot``.
+        ``run_id``, ``accuracy_before``, ``accuracy_after`` with ``accuracy_after_ci95``, ``num_trained``, ``plot``, and
+        what a judge counted.
     """
     train, held_out = _splits(config, client)
     experiment = Experiment.open(
         config.output_dir, NAME, config, overwrite=config.overwrite_output_dir
     )
+    train = config.choice.wrap(client, train)
     report = run_rejection_sft(
         config.as_rejection(),
         client,
-        config.choice.wrap(client, train),
+        train,
         held_out,
         progress or SilentProgress(),
     )
@@ -145,6 +147,7 @@ def run(
         "accuracy_after": report.evaluations[-1]["accuracy"],
         "accuracy_after_ci95": report.evaluations[-1]["ci95"],
         "num_trained": report.num_trained,
+        **(train.scorer.figures() if isinstance(train, ScoredDataset) else {}),
         "plot": str(config.output_dir / PLOT_FILE),
     }
 

@@ -86,6 +86,7 @@ def open_session(
     tokenizer = tokenizer_of_run(client, run_id)
     try:
         yield Session(experiment, client, run_id, step, tokenizer, config, progress)
+        _release_frozen(experiment, client)
     finally:
         experiment.close()
 
@@ -160,7 +161,7 @@ def frozen_run(
     """A run that is only read (reference, teacher, reward model): the base model, or a checkpoint on it.
 
     An adapter that was never trained adds exactly zero, so a new run is its base model. Its id is kept in the
-    experiment's state, and it is made again if the server has lost it.
+    experiment's state until the experiment is finished, and it is made again if the server has lost it.
 
     Args:
         session: whose reference it is.
@@ -169,14 +170,24 @@ def frozen_run(
         checkpoint: ``RUN_ID@CHECKPOINT``; None is the base model itself.
         lora: adapter settings that the checkpoint was made with; default rank 1.
     """
-    state, client = session.experiment.state, session.client
-    key = f"{role}_run_id"
-    run_id = state.get(key) or new_run_id()
-    session.experiment.save_state(**{key: run_id})
-    is_ready = bool(state.get(f"{key}_is_ready"))
-    make_frozen(client, run_id, base_model, checkpoint, is_ready=is_ready, **lora)
-    session.experiment.save_state(**{f"{key}_is_ready": True})
-    return run_id
+    frozen: dict[str, dict[str, Any]] = session.experiment.state.setdefault("frozen", {})
+    mine = frozen.setdefault(role, {"run_id": new_run_id(), "is_ready": False})
+    session.experiment.save_state()
+    make_frozen(
+        session.client, mine["run_id"], base_model, checkpoint, is_ready=mine["is_ready"], **lora
+    )
+    mine["is_ready"] = True
+    session.experiment.save_state()
+    return mine["run_id"]
+
+
+def _release_frozen(experiment: Experiment, client: Any) -> None:
+    """Delete the runs that were only read: the experiment is finished."""
+    known = {run["run_id"] for run in client.get_runs()}
+    for mine in experiment.state.get("frozen", {}).values():
+        if mine["run_id"] in known:
+            client.delete_run(mine["run_id"])
+    experiment.save_state(frozen={})
 
 
 def make_frozen(

@@ -38,7 +38,7 @@ class TrainingConfig(RecipeConfig):
         "nano", min_length=1, description="Base model, as the server knows it."
     )
     init_from: str | None = Field(
-        None, description="Begin with this checkpoint's adapter: RUN_ID@CHECKPOINT, or PATH@NAME."
+        None, description="Begin with this checkpoint's adapter: RUN_ID@CHECKPOINT."
     )
     output_dir: Path = Field(Path("experiment"), description="The experiment's folder.")
     overwrite_output_dir: bool = Field(

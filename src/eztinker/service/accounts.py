@@ -30,6 +30,9 @@ PREFIX = "tml-"
 _ID_LENGTH = 8
 _SECRET_BYTES = 32
 _NO_DIGEST = hashlib.sha256(b"").hexdigest()
+SIGNED_S = 24 * 3600
+"""How long an address holds that was given out."""
+_EVERYONES = "*"
 MAX_LIFE_S = 100 * 365 * 86400
 INSECURE_WARNING = (
     "This server asks for no key and answers other machines (--insecure): whoever reaches it may "
@@ -62,6 +65,7 @@ class Accounts:
         self._made: dict[str, str] = {}
         self.local_key = _new_key(secrets.token_hex(_ID_LENGTH // 2))
         self._local_digest = _digest(self.local_key)
+        self._signing_secret = secrets.token_bytes(_SECRET_BYTES)
 
     async def load(self) -> None:
         """Read the keys.
@@ -115,6 +119,35 @@ class Accounts:
                 code="key_expired",
             )
         return Principal(found.owner, frozenset((*found.scopes, "read")), found.key_id)
+
+    def sign(self, path: str, principal: Principal) -> str:
+        """A text that opens one path for reading, for those who cannot send a header.
+
+        The SDK's command line fetches files by plain addresses. It holds for a day, and for this life of
+        the server.
+        """
+        who = _EVERYONES if principal.sees_all else principal.owner
+        claim = f"{int(time.time()) + SIGNED_S}:{who}"
+        return f"{claim}:{self._signature(path, claim)}"
+
+    def signed_principal(self, path: str, signed: str) -> Principal:
+        """Who was given ``signed`` for this path.
+
+        Raises:
+            AuthError: it is not ours, is for another path, or its time is over.
+        """
+        claim, _, signature = signed.rpartition(":")
+        expires, _, who = claim.partition(":")
+        if not hmac.compare_digest(signature.encode(), self._signature(path, claim).encode()):
+            raise unauthorized("an address that this server did not give out")
+        if int(expires) <= time.time():
+            raise AuthError("This address has expired. Ask for a new one.", code="key_expired")
+        scopes = frozenset({"admin"} if who == _EVERYONES else {"read"})
+        return Principal("" if who == _EVERYONES else who, scopes, "signed")
+
+    def _signature(self, path: str, claim: str) -> str:
+        text = f"{path}\n{claim}".encode("utf-8", "replace")
+        return hmac.new(self._signing_secret, text, hashlib.sha256).hexdigest()
 
     def _without_key(self, came: str = "none") -> Principal:
         if self.is_open and (self._is_private or self._config.insecure):

@@ -245,3 +245,37 @@ async def test_tenants_do_not_learn_where_things_lie(running: Live, tmp_path: Pa
             assert "details" not in told, "no word on what is there and what is not"
             tokenizer = await alice.get(f"/v1/base_models/{name.lstrip('/')}/tokenizer")
             assert tokenizer.status_code == 404
+
+
+# Addresses that are given out ---------------------------------------------------------------------
+
+
+async def test_addresses_of_files_open_that_file_for_those_who_send_no_key(
+    running: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eztinker.api.rates.FIRST_DELAY_S", 0.0)
+    for key in (await running.key("alice"), await running.key("root", "admin")):
+        async with running.client(key) as client, running.client() as stranger:
+            run = (await client.post("/v1/runs", json={"base_model": "nano"})).json()["run_id"]
+            await client.post(f"/v1/runs/{run}/save", json={"name": "kept"})
+            checkpoint = f"/api/v1/training_runs/{run}/checkpoints/weights/kept"
+            answer = await client.get(f"{checkpoint}/external_weights_urls")
+            url = answer.json()["urls"]["state.json"]
+            assert (await stranger.get(url)).status_code == 200
+            assert (await stranger.get(url.partition("?")[0])).status_code == 401
+            archive = await client.get(f"{checkpoint}/archive")
+            assert (await stranger.get(archive.headers["Location"])).status_code == 200
+            query = url.partition("?")[2]
+            for other in (
+                f"{checkpoint}/archive.tar?{query}",
+                f"/v1/runs/{run}?{query}",
+                f"{url}0",
+                url.replace("alice", "root"),
+            ):
+                if other != url:
+                    assert (await stranger.get(other)).status_code == 401, other
+            assert (await stranger.delete(url)).status_code == 401
+            with monkeypatch.context() as clock:
+                tomorrow_s = time.time() + 90_000
+                clock.setattr("eztinker.service.accounts.time.time", lambda at_s=tomorrow_s: at_s)
+                assert (await stranger.get(url)).status_code == 401

@@ -42,7 +42,19 @@ def test_what_does_not_fit_ends_with_6_and_the_sum(run: Run):
 
 
 def test_micro_batches_shrink_before_anything_is_refused(run: Run):
-    done = run(*["estimate", "nano", "--batch", "64", "--seq-len", "64", "--memory-budget", "0.4", "--json"])
+    done = run(
+        *[
+            "estimate",
+            "nano",
+            "--batch",
+            "64",
+            "--seq-len",
+            "64",
+            "--memory-budget",
+            "0.4",
+            "--json",
+        ]
+    )
     assert done.code == 0
     assert json.loads(done.stdout)["micro_batch_tokens"] < 64 * 64
 

@@ -9,6 +9,7 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, unquote
 
 import orjson
 from google.protobuf.message import DecodeError
@@ -59,14 +60,23 @@ class Call:
 
     @property
     def is_local(self) -> bool:
-        """Whether the caller sits on this machine, and so sees the same files."""
+        """Whether the caller sits on this machine, and may know where its files lie."""
         client = self._request.client
-        return client is not None and client.host in {"127.0.0.1", "::1", "localhost"}
+        is_here = client is not None and client.host in {"127.0.0.1", "::1", "localhost"}
+        return is_here and self.service.principal.sees_all
 
     @property
     def base_url(self) -> str:
         """This wire's address as the caller wrote it, without a slash at the end."""
         return str(self._request.base_url).rstrip("/") + PREFIX
+
+    def address(self, path: str) -> str:
+        """The address of a path of this wire, for programs that fetch it without sending a key."""
+        principal = self.service.principal
+        if principal.key_id is None:
+            return f"{self.base_url}{path}"
+        signed = self.service.accounts.sign(PREFIX + unquote(path), principal)
+        return f"{self.base_url}{path}?access={quote(signed)}"
 
     def path(self, name: str) -> str:
         """A part of the path."""

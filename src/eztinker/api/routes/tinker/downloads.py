@@ -28,9 +28,9 @@ async def external_weights_urls(call: Call) -> Response:
     """Where to fetch each file of a checkpoint."""
     path = named_checkpoint(call)
     files = await call.service.checkpoints.files(path.run_id, path.stored_name)
-    here = f"{call.base_url}/training_runs/{quote(path.run_id)}/checkpoints/{path.kind}/{quote(path.name)}"
+    here = f"/training_runs/{quote(path.run_id)}/checkpoints/{path.kind}/{quote(path.name)}"
     expires = datetime.datetime.now(datetime.UTC).timestamp() + VALID_S
-    urls = {file.name: f"{here}/files/{quote(file.name)}" for file in files}
+    urls = {file.name: call.address(f"{here}/files/{quote(file.name)}") for file in files}
     return answer({"urls": urls, "expires": iso_time(expires)})
 
 
@@ -52,9 +52,9 @@ async def archive(call: Call) -> Response:
     path = named_checkpoint(call)
     await call.service.checkpoints.get(path.run_id, path.stored_name)
     expires = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=VALID_S)
-    here = f"{call.base_url}/training_runs/{quote(path.run_id)}/checkpoints/{path.kind}/{quote(path.name)}"
+    here = f"/training_runs/{quote(path.run_id)}/checkpoints/{path.kind}/{quote(path.name)}"
     headers = {"Expires": expires.strftime("%a, %d %b %Y %H:%M:%S GMT")}
-    return RedirectResponse(f"{here}/archive.tar", 302, headers)
+    return RedirectResponse(call.address(f"{here}/archive.tar"), 302, headers)
 
 
 async def archive_file(call: Call) -> Response:

@@ -146,7 +146,7 @@ def _summary(
 async def export_trace(call: Call) -> Response:
     """Where to fetch the timeline of a session; it is made when it is fetched."""
     session = await call.service.sessions.get(call.path("session_id"))
-    url = f"{call.base_url}/sessions/{quote(session.session_id)}/trace.json"
+    url = call.address(f"/sessions/{quote(session.session_id)}/trace.json")
     return answer({"status": "ready", "url": url})
 
 

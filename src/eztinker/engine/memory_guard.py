@@ -109,6 +109,11 @@ class MemoryGuard:
         else:
             self._residency.enter(key, label, 0, is_pinned=is_pinned)
 
+    def settle_base(self, key: str, size_bytes: int) -> None:
+        """What a base model really takes, now that it is there (with a copy for sampling, say)."""
+        if key in self._residency.tenants:
+            self._residency.tenants[key].size_bytes = size_bytes
+
     def drop_base(self, key: str) -> list[str]:
         """A base model has left, or did not come: the runs that leave with it."""
         if key not in self._residency.tenants:

@@ -200,6 +200,7 @@ class Residents:
         assert isinstance(answer, BaseModelLoaded)
         self.loaded[base_model, quantization] = answer
         self._keys[base_model, quantization] = key
+        self.memory.settle_base(key, answer.size_bytes)
 
     # Restoring ------------------------------------------------------------------------------------
 

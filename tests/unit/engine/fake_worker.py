@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from eztinker.engine.executors.base import WorkerDied
+from eztinker.engine.memory_model import weights_bytes
 from eztinker.engine.model_shape import ModelShape
 from eztinker.types import codec, messages
 from eztinker.types.messages import ErrorInfo, WorkerSettings
@@ -100,7 +101,7 @@ class FakeExecutor:
                         100,
                         "float32",
                         "cpu",
-                        4,
+                        self._world.size_of(command),
                         command.quantization,
                     )
                 )
@@ -205,6 +206,9 @@ class World:
 
     def shape_of(self, folder: Path) -> ModelShape:
         return self.shapes.get(folder.name, ModelShape(1, 1, 1, 1, 1, 1, 4, 1, 1, 1, 1, 1, 1, 1))
+
+    def size_of(self, command: messages.LoadBaseModel) -> int:
+        return weights_bytes(self.shape_of(Path(command.folder)), command.quantization, "float32")
 
     def sent(self, cls: type) -> list[messages.Command]:
         return [command for command in self.commands if isinstance(command, cls)]

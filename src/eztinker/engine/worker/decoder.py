@@ -42,7 +42,7 @@ from eztinker.engine.worker.lean_layer import (
     rms_norm,
 )
 from eztinker.engine.worker.lora import AdapterWeights, Dropout
-from eztinker.engine.worker.packed_projection import packed_layer
+from eztinker.engine.worker.packed_projection import PackedProjection, packed_layer
 from eztinker.engine.worker.quantization import QuantizedLinear, QuantizedProjection
 from eztinker.ops.packed_linear import can_pack, pack
 
@@ -151,6 +151,19 @@ class LeanDecoder(Decoder):
         windows = (variant.sliding_window for variant in self._variants)
         is_plain = all(window is None or window >= self.context_length for window in windows)
         return self.device.type == "cpu" and is_plain
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of the frozen model with every copy that was made of its weights."""
+        groups = [
+            group
+            for layer in self._sampling_layers
+            for group in (layer.qkv, layer.out, layer.gate_up, layer.down)
+        ]
+        packed = [group.packed for group in groups if isinstance(group, PackedProjection)]
+        if self._head.packed_VD is not None:
+            packed.append(self._head.packed_VD)
+        return self.size_bytes + sum(t.numel() * t.element_size() for t in packed)
 
     def _can_pack(self) -> bool:
         """Whether there may be a second copy of the weights, for passes without gradients."""

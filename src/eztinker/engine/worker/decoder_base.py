@@ -85,6 +85,11 @@ class Decoder(ABC):
         whole = sum(p.numel() * p.element_size() for p in self._model.parameters())
         return whole + sum(module.quantized.size_bytes for module in self._quantized())
 
+    @property
+    def held_bytes(self) -> int:
+        """Memory of the frozen model with every copy that was made of its weights."""
+        return self.size_bytes
+
     def _quantized(self) -> list[QuantizedLinear]:
         return [m for m in self._model.modules() if isinstance(m, QuantizedLinear)]
 

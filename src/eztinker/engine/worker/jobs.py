@@ -60,7 +60,7 @@ def run_load_base_model(residents: Residents, command: LoadBaseModel) -> Job:
         vocab_size=decoder.vocab_size,
         dtype=str(decoder.dtype).removeprefix("torch."),
         device=str(decoder.device),
-        size_bytes=decoder.size_bytes,
+        size_bytes=decoder.held_bytes,
         quantization=base.quantization,
     )
     yield

@@ -134,6 +134,24 @@ def test_a_run_goes_out_as_adapter_and_as_model_and_comes_back(
     assert client.forward(again, IDS)["loss"] < before
 
 
+@pytest.mark.parametrize("kind", ["peft", "merged"])
+def test_a_quantised_run_goes_out_as_it_was_trained(
+    server, client, folders, tmp_path: Path, kind: str
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs the extra qlora")
+    run_id = trained(client, "nano", lora_rank=4, quantization="nf4")
+    served = client.get_logprobs(run_id, IDS)
+    full = client.get_logprobs("nano", IDS)
+    assert np.abs(np.subtract(served, full)).max() > 0.05
+    target = tmp_path / kind
+    command(server, "export", run_id, target, "--format", kind, "--dtype", "float32")
+    report = json.loads((target / "export.json").read_text())
+    assert report["quantization"] == "nf4"
+    assert report["logprobs"]["max_difference"] < TOLERANCE
+    if kind == "merged":
+        np.testing.assert_allclose(logprobs(plain(target)), served, atol=TOLERANCE)
+
+
 def write_adapter(base: Path, folder: Path, seed: int = 0, **config: object) -> Path:
     """A LoRA adapter that PEFT itself made, with weights that matter."""
     model = get_peft_model(plain(base), LoraConfig(task_type="CAUSAL_LM", **config))

@@ -75,13 +75,18 @@ def merge(
     with new_folder(target) as draft:
         loaded = read_peft_folder(adapter)
         model = load_model(base_model)
-        dequantization = _dequantize(model, quantization)
-        if dtype is not None:
-            model = model.to(getattr(torch, dtype))
-        rounding = max(add_module(model, module) for module in loaded.modules)
-        model.save_pretrained(draft)
+        wanted = model.dtype if dtype is None else getattr(torch, dtype)
+        dequantization = 0.0
+        if quantization == "none":
+            model = model.to(wanted)
+        else:
+            # The engine dequantises in its compute type; in a narrower one the numbers would be others.
+            model = model.float()
+            dequantization = _dequantize(model, quantization)
+        rounding = max(add_module(model, module, wanted) for module in loaded.modules)
+        model.to(wanted).save_pretrained(draft)
         copy_tokenizer(base_model, draft)
-    written = str(model.dtype).removeprefix("torch.")
+    written = str(wanted).removeprefix("torch.")
     return Merged(target, len(loaded.modules), written, rounding, dequantization)
 
 
@@ -111,8 +116,8 @@ def load_model(folder: Path) -> Any:
         ) from None
 
 
-def add_module(model: Any, module: LoRAModule) -> float:
-    """Add one layer's adapter to its weight; the largest rounding.
+def add_module(model: Any, module: LoRAModule, dtype: torch.dtype) -> float:
+    """Add one layer's adapter to its weight; the largest difference that rounding it to ``dtype`` makes.
 
     Raises:
         InvalidRequestError: code ``other_architecture``.
@@ -128,7 +133,7 @@ def add_module(model: Any, module: LoRAModule) -> float:
         )
     exact = weight.float() + update
     weight.copy_(exact)
-    return float((weight.float() - exact).abs().max())
+    return float((exact.to(dtype).float() - exact).abs().max())
 
 
 def _layer(model: Any, module: LoRAModule) -> Any:
@@ -160,10 +165,8 @@ def _part_from_embedding(model: Any, head: Any) -> None:
         model.config.get_text_config().tie_word_embeddings = False
 
 
-def _dequantize(model: Any, quantization: Quantization) -> float:
+def _dequantize(model: Any, quantization: Literal["nf4", "int8"]) -> float:
     """Replace the weights by what their quantised twins hold; the largest difference."""
-    if quantization == "none":
-        return 0.0
     before = {name: weight.clone() for name, weight in _matrices(model)}
     put_dequantized(model, quantization)
     return max(

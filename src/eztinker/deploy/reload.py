@@ -48,13 +48,13 @@ def _read(folder: Path, base_model: Path, quantization: Quantization) -> Any:
         return load_model(folder).float()
     from peft import PeftModel
 
-    model = load_model(base_model)
+    model = load_model(base_model).float()
     if quantization != "none":
         put_dequantized(model, quantization)
     with warnings.catch_warnings():
         # What PEFT has to say of the version of transformers is nothing that its user can mend.
         warnings.simplefilter("ignore")
-        return PeftModel.from_pretrained(model.float(), folder).eval()
+        return PeftModel.from_pretrained(model, folder).eval()
 
 
 def _of_prompt(model: Any, prompt: Sequence[int]) -> np.ndarray:

@@ -49,6 +49,10 @@ def test_the_documented_training_loop(client: EZTinkerClient):
     assert [c["name"] for c in client.get_checkpoints(run_id)] == ["checkpoint_final"]
     scores = client.evaluate(run_id, [{"prompt_ids": [5], "response_ids": [6, 7]}])
     assert scores["scores"][0] == pytest.approx(-scores["log_probs"][0])
+    kept = client.keep_checkpoint(run_id, "checkpoint_final", pinned=True, score=0.5)
+    assert (kept["pinned"], kept["score"]) == (True, 0.5)
+    assert client.keep_checkpoint(run_id, "checkpoint_final", pinned=False)["pinned"] is False
+    assert client.prune_checkpoints(run_id, keep_last=1, dry_run=True)["checkpoints"] == []
     assert client.delete_checkpoint(run_id, "checkpoint_final")["status"] == "deleted"
     assert client.delete_run(run_id)["status"] == "deleted"
 

@@ -242,6 +242,9 @@ def _prepare(request: Request[Any]) -> Send:
         is_archive = request.archive is not None
         headers["Content-Type"] = "application/x-tar" if is_archive else "application/json"
         content = request.archive if is_archive else _encode(request.json or {})
+    elif request.json is not None:
+        headers["Content-Type"] = "application/json"
+        content = _encode(request.json)
     return Send(request.method, request.path, params, headers, content, 0.0)
 
 

@@ -26,7 +26,7 @@ class Request(Generic[T]):
         parse: makes the value of the call from the answer's JSON; of a request that makes a job, from
             the ended job.
         params: of the query; None values are left out.
-        json: the body of a POST.
+        json: the body of a POST or PATCH.
         archive: a tar archive, instead.
         hold_s: how long the server is asked to hold the answer (``?wait=``); None does not ask.
     """

@@ -31,6 +31,8 @@ DOCUMENTED = [
     "get_checkpoint_files",
     "download_checkpoint",
     "delete_checkpoint",
+    "keep_checkpoint",
+    "prune_checkpoints",
     "get_tokenizer",
     "wait_for_job",
     "get_job",

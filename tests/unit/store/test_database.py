@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -383,3 +385,28 @@ async def test_a_closed_database_refuses_and_does_not_hang(database: Database) -
         await asyncio.wait_for(database.write(put("late")), 5)
     with pytest.raises(StorageError, match="closed"):
         await asyncio.wait_for(database.read(names), 5)
+
+
+async def test_without_its_reserve_only_what_makes_room_is_written(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk fills, a deletion takes the reserve, new work waits until there is room for it again."""
+
+    def no_room(*_arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    failures = [DiskFullError("full"), None, None]
+
+    def once_full(connection: sa.Connection) -> str:
+        if failures.pop(0) is not None:
+            raise sqlite3.OperationalError("database or disk is full")
+        return put("ended")(connection)
+
+    monkeypatch.setattr(os, "posix_fallocate", no_room)
+    assert await database.write(once_full, may_use_reserve=True) == "ended"
+    with pytest.raises(DiskFullError):
+        await database.write(put("new"))
+    assert await database.write(put("ended too"), may_use_reserve=True) == "ended too"
+    monkeypatch.undo()
+    assert await database.write(put("new")) == "new"
+    assert await database.read(names) == {"ended", "ended too", "new"}

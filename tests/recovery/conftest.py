@@ -7,9 +7,9 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=6, help="kills in tests/recovery")
-    parser.addoption("--failpoints", type=int, default=4, help="places to die at; 0 walks all")
+    parser.addoption("--failpoints", type=int, default=3, help="places to die at; 0 walks all")
     parser.addoption("--terms", type=int, default=1, help="orderly stops under load")
-    parser.addoption("--cuts", type=int, default=3, help="power cuts")
+    parser.addoption("--cuts", type=int, default=0, help="power cuts; 0 makes none")
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+PYTEST = ("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--cuts", "3")
 FAILPOINTS = (
     "tests/recovery/test_failpoints.py::test_a_death_of_the_server_at_any_place_is_not_seen"
 )
@@ -154,7 +155,7 @@ def is_noticed(mutation: Mutation, folder: Path) -> bool:
     path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
     environ = {**os.environ, "PYTHONPATH": f"{folder / 'src'}{os.pathsep}{folder}"}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *mutation.tests],
+        [sys.executable, *PYTEST, *mutation.tests],
         cwd=folder,
         env=environ,
         capture_output=True,

@@ -26,16 +26,8 @@ from tests.recovery.server_process import ServerProcess
 
 FAKE = "tests.recovery.fake_server"
 REAL = "eztinker"
-SAMPLES = {
-    FAKE: (
-        ("commit.before", 5),
-        ("commit.after", 6),
-        ("rename.after", 1),
-        ("answer.before", 3),
-    ),
-    REAL: (("event.before", 5), ("file.after", 2), ("commit.after", 5)),
-}
-"""What CI dies at, among them an optimizer step, a snapshot's name, a worker's word, an answer."""
+SAMPLE = (("commit.before", 5), ("commit.after", 6), ("rename.after", 1), ("answer.before", 3))
+"""What CI dies at: a step's log, its result, a snapshot's name, an answer."""
 
 CONFIG = "replay_budget_s: 0\nsnapshot_cost_share: 1.0\n"
 """A snapshot after each optimizer step."""
@@ -114,7 +106,7 @@ def _walk(
         return disturbed.died_under is not None
 
     if num_failpoints:
-        assert all(is_survived(*place) for place in SAMPLES[program][:num_failpoints])
+        assert all(is_survived(*place) for place in SAMPLE[:num_failpoints])
     else:
         for name in points:
             assert is_survived(name, 1), f"{name} is never reached"
@@ -139,7 +131,9 @@ def test_a_death_of_the_server_at_any_place_is_not_seen(
 def test_a_death_of_the_worker_at_any_place_is_not_seen(
     tmp_path: Path, num_failpoints: int
 ) -> None:
-    _walk(tmp_path, REAL, WORKER_POINTS, num_failpoints and num_failpoints // 2)
+    if num_failpoints:
+        pytest.skip("worker deaths at places are part of `make recovery` (--failpoints 0)")
+    _walk(tmp_path, REAL, WORKER_POINTS, 0)
 
 
 @pytest.mark.parametrize("value", ["commit", "commit.before:0", "nowhere:1", "commit.before:x"])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from eztinker.engine.worker.optimizer import AdamState, adamw, gradient_norm
+from eztinker.engine.worker.optimizer import AdamState, _fused, adamw, gradient_norm
 from eztinker.types.training import AdamParams
 
 
@@ -37,3 +37,20 @@ def test_equals_torch_adamw_over_changing_learning_rates(clip):
     expected = torch.cat([t.detach().flatten() for t in theirs])
     torch.testing.assert_close(flat, expected, rtol=0, atol=1e-7)
     assert state.num_steps == 10
+
+
+def test_the_kernel_for_cuda_is_the_same_step():
+    """It runs on the CPU too, where it is not used."""
+    generator = torch.Generator().manual_seed(3)
+    weights, gradient = (torch.randn(50, generator=generator) for _ in range(2))
+    state, other = AdamState.fresh(weights), AdamState.fresh(weights)
+    params = AdamParams(1e-2, weight_decay=0.1, grad_clip_norm=None)
+    before = weights.clone()
+    ours, theirs = weights, weights
+    for _ in range(3):
+        ours, state = adamw(ours, gradient, state, params, gradient.norm())
+        theirs, other = _fused(theirs, gradient, other, params)
+    torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(other.exp_avg_sq_P, state.exp_avg_sq_P, rtol=1e-5, atol=1e-9)
+    assert other.num_steps == state.num_steps == 3
+    assert torch.equal(weights, before)

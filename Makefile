@@ -38,7 +38,7 @@ check: $(VENV)/installed-dev
 bench: $(VENV)/installed-dev
 	mkdir -p benchmarks/results
 	for name in store native_api tinker_sdk engine recovery load sampling server training tenants \
-		openai_streams; do \
+		openai_streams memory; do \
 		$(BIN)/python -m benchmarks.$$name --out benchmarks/results/$$name.json || exit 1; done
 
 fuzz: $(VENV)/installed-dev

@@ -111,7 +111,7 @@ def train(tinker: Any, service: Any, model: Any) -> str:
 
 def custom_loss(data: Any, logprobs: Any) -> Any:
     """A loss of the user's own."""
-    loss = sum((p**2).sum() for p in logprobs)
+    loss: Any = sum((p**2).sum() for p in logprobs)
     return loss, {"mine:sum": float(loss.detach())}
 
 

@@ -124,7 +124,7 @@ class CandidateParams:
 
     def greedy(self) -> CandidateParams:
         """One answer, always the likeliest token."""
-        return replace(self, num_candidates=1, temperature=0.0)
+        return replace(self, num_candidates=1, temperature=0.0, top_p=1.0)
 
 
 def examples_of(dataset: Any, limit: int | None = None) -> list[Example]:

@@ -101,6 +101,12 @@ def check_sampling_params(
     )
     check_number(top_p, "top_p", "a number above 0, up to 1", 0 < top_p <= 1)
     check_number(top_k, "top_k", "-1 or 0 (off), or an integer of at least 1", top_k >= -1)
+    if temperature == 0 and top_p < 1:
+        raise InvalidRequestError(
+            f"temperature 0 takes the likeliest token, so top_p={top_p} would have no effect. Leave top_p "
+            "out, or set a temperature above 0.",
+            field="top_p",
+        )
     check_seed(params.seed, field="seed")
     for name in ("presence_penalty", "frequency_penalty"):
         penalty = getattr(params, name)

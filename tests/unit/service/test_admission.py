@@ -272,6 +272,8 @@ def sampling(**changes: Any) -> Sample:
         (sampling(stop_token_ids=(1,) * 17), "stop"),
         (sampling(topk_prompt_logprobs=-1), "topk_prompt_logprobs"),
         (sampling(topk_prompt_logprobs=101), "topk_prompt_logprobs"),
+        (sampling(temperature=0.0, top_p=0.9), "top_p"),
+        (sampling(stop=("x",) * 1000), "stop"),
         (sampling(weights=WeightsRef("m", "../x")), "run_id"),
         (sampling(weights=WeightsRef("m", "x", "a/b")), "checkpoint"),
     ],

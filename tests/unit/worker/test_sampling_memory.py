@@ -146,3 +146,23 @@ def test_a_cancelled_prompt_is_read_no_further(harness):
     harness.worker.step()
     assert long.job_id not in {prefill.request.job_id for prefill in sampler._reader.queue}
     assert isinstance(harness.do()[-1], JobDone)
+
+
+def test_training_and_sampling_get_equal_time(harness, monkeypatch):
+    """A unit of training of three seconds lets sampling have as much before the next one."""
+    worker, clock, done = harness.worker, [0.0], []
+
+    def unit(name, seconds):
+        def run():
+            clock[0] += seconds
+            done.append(name)
+            return True
+
+        return run
+
+    monkeypatch.setattr("eztinker.engine.worker.worker.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(worker._ordered, "unit", unit("training", 3.0))
+    monkeypatch.setattr(worker._sampling, "unit", unit("sampling", 0.5))
+    for _ in range(21):
+        worker.step()
+    assert done == (["training"] + ["sampling"] * 6) * 3

@@ -1,7 +1,7 @@
 """The engine worker: takes commands, runs training and sampling by turns, reports events.
 
 ``step`` does one unit of work: a micro-batch, an optimizer step, a prefill, or a few decode steps; when
-both kinds wait they alternate, so neither holds up the other. Ordered commands go to ``ordered_work.py``,
+both kinds wait they get equal time, so neither holds up the other. Ordered commands go to ``ordered_work.py``,
 sampling to ``sampling_work.py``. Knows no process and no socket (``process.py``, ``executors/inline.py``),
 no log and no schedule.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -47,7 +48,7 @@ class Worker:
     def __init__(self, settings: WorkerSettings, emit: Callable[[Event], None]) -> None:
         self._inbox: deque[Command] = deque()
         self._has_mail = threading.Condition()
-        self._training_is_next = True
+        self._training_lead_s = 0.0
         self._stopped = False
         for module in settings.plugins:
             importlib.import_module(module)
@@ -114,13 +115,16 @@ class Worker:
         return has_worked
 
     def _unit(self) -> bool:
-        kinds = [self._ordered.unit, self._sampling.unit]
-        if not self._training_is_next:
+        """The kind of work that has had less time goes first; one that had nothing to do is owed nothing."""
+        kinds = [(self._ordered.unit, 1), (self._sampling.unit, -1)]
+        if self._training_lead_s > 0:
             kinds.reverse()
-        for unit in kinds:
+        for unit, sign in kinds:
+            start_s = time.perf_counter()
             if unit():
-                self._training_is_next = unit == self._sampling.unit
+                self._training_lead_s += sign * (time.perf_counter() - start_s)
                 return True
+            self._training_lead_s = 0.0
         return False
 
     def _beat(self) -> None:

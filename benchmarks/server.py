@@ -162,11 +162,14 @@ def _write_model(folder: Path) -> Path:
     config.bos_token_id, config.eos_token_id = 0, None
     Qwen3ForCausalLM(config).save_pretrained(folder)
     shapes.write_tokenizer(folder)
-    tokenizer = folder / "tokenizer_config.json"
-    fields = json.loads(tokenizer.read_text())
-    # The name that older versions of transformers know, too.
-    tokenizer.write_text(json.dumps({**fields, "tokenizer_class": "PreTrainedTokenizerFast"}))
+    # Names that older versions of transformers, and the peer, know.
+    _add_to(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    _add_to(folder / "config.json", rope_theta=10_000.0)
     return folder
+
+
+def _add_to(path: Path, **fields: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from torch import Tensor
 
 _MASK = np.uint64(0xFFFFFFFFFFFFFFFF)
 _BLOCK = 512
+_CHUNK_ELEMENTS = 2**18
+"""Logits handled at a time: a megabyte stays in a core's cache from one step to the next."""
 _MIN_TEMPERATURE = 1e-6
 """Dividing logits by less overflows float32; greedy but for exact ties."""
 
@@ -37,6 +39,7 @@ class RowParams:
         max_top_k: largest top-k among rows that use it; 0 when no row filters by rank.
         any_unranked_top_p: some row uses top-p without top-k.
         all_filtered: every random row is filtered.
+        any_scaled: some temperature is neither 0 nor 1.
     """
 
     temperature_R: Tensor
@@ -46,6 +49,7 @@ class RowParams:
     max_top_k: int
     any_unranked_top_p: bool
     all_filtered: bool
+    any_scaled: bool
 
     @classmethod
     def build(
@@ -78,6 +82,7 @@ class RowParams:
             max_top_k=max(ranked, default=0),
             any_unranked_top_p=any(unranked),
             all_filtered=all(filtered),
+            any_scaled=any(t not in (0, 1) for t in temperatures),
         )
 
 
@@ -125,26 +130,60 @@ def draw(logits_RV: Tensor, params: RowParams, uniforms_R: Tensor) -> tuple[Tens
         plain distribution where T is 0).
     """
     greedy_R = params.temperature_R == 0
-    scaled = logits_RV.div_(torch.where(greedy_R, 1.0, params.temperature_R)[:, None])
-    logsumexp_R = scaled.logsumexp(-1)
+    scaled = logits_RV
+    if params.any_scaled:
+        scaled = logits_RV.div_(torch.where(greedy_R, 1.0, params.temperature_R)[:, None])
+    unfiltered_R, logsumexp_R = _draw_unfiltered(scaled, uniforms_R)
     if not params.any_random:
         tokens_R = scaled.argmax(-1)
     else:
-        tokens_R = _draw_random(scaled, logsumexp_R, params, uniforms_R)
+        tokens_R = _draw_random(scaled, logsumexp_R, unfiltered_R, params, uniforms_R)
         if bool(greedy_R.any()):
             tokens_R = torch.where(greedy_R, scaled.argmax(-1), tokens_R)
     return tokens_R, scaled.gather(1, tokens_R[:, None])[:, 0] - logsumexp_R
 
 
-def _draw_random(scaled: Tensor, logsumexp_R: Tensor, params: RowParams, u_R: Tensor) -> Tensor:
+def _draw_unfiltered(scaled: Tensor, uniforms_R: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens [R] of the whole distribution, and its log Σ exp [R]; some rows at a time, to stay in cache."""
+    on_cpu = scaled.device.type == "cpu"
+    num_rows = max(1, _CHUNK_ELEMENTS // scaled.shape[1]) if on_cpu else scaled.shape[0]
+    tokens, sums = [], []
+    for part, u_R in zip(scaled.split(num_rows), uniforms_R.split(num_rows), strict=True):
+        blocks, peak_R = _exponentials(part)
+        block_sums = blocks.sum(-1).double()
+        tokens.append(_draw_in_blocks(blocks, block_sums, u_R))
+        sums.append((peak_R + block_sums.sum(-1).log()).float())
+    return torch.cat(tokens), torch.cat(sums)
+
+
+def _exponentials(scaled: Tensor) -> tuple[Tensor, Tensor]:
+    """exp(z - max z) in blocks of the vocabulary [R, ·, _BLOCK], the last one filled up with 0, and max z.
+
+    One pass over the vocabulary serves the sum and the draw.
+    """
+    num_rows, vocab_size = scaled.shape
+    filled = scaled.new_empty(num_rows, vocab_size + -vocab_size % _BLOCK)
+    filled[:, vocab_size:] = 0
+    peak_R = scaled.amax(-1)
+    torch.sub(scaled, peak_R[:, None], out=filled[:, :vocab_size])
+    filled[:, :vocab_size].exp_()
+    return filled.view(num_rows, -1, _BLOCK), peak_R
+
+
+def _draw_random(
+    scaled: Tensor,
+    logsumexp_R: Tensor,
+    unfiltered_R: Tensor,
+    params: RowParams,
+    u_R: Tensor,
+) -> Tensor:
     filtered_R = (params.top_k_R < scaled.shape[1]) | (params.top_p_R < 1)
     tokens_R = None
     if params.max_top_k or params.any_unranked_top_p:
         tokens_R = _draw_filtered(scaled, logsumexp_R, params, u_R)
     if params.all_filtered and tokens_R is not None:
         return tokens_R
-    unfiltered = draw_two_level(torch.exp(scaled - logsumexp_R[:, None]), u_R)
-    return unfiltered if tokens_R is None else torch.where(filtered_R, tokens_R, unfiltered)
+    return unfiltered_R if tokens_R is None else torch.where(filtered_R, tokens_R, unfiltered_R)
 
 
 def _draw_filtered(scaled: Tensor, logsumexp_R: Tensor, params: RowParams, u_R: Tensor) -> Tensor:
@@ -202,10 +241,15 @@ def draw_two_level(probabilities_RV: Tensor, uniforms_R: Tensor) -> Tensor:
     if missing:
         probabilities_RV = torch.nn.functional.pad(probabilities_RV, (0, missing))
     blocks = probabilities_RV.view(num_rows, -1, _BLOCK)
-    block_ends = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    return _draw_in_blocks(blocks, blocks.sum(-1).double(), uniforms_R)
+
+
+def _draw_in_blocks(blocks: Tensor, block_sums: Tensor, uniforms_R: Tensor) -> Tensor:
+    """Token ids [R] from masses in blocks [R, ·, _BLOCK] and the float64 sum of each block."""
+    block_ends = block_sums.cumsum(-1)
     threshold_R = uniforms_R * block_ends[:, -1]
     block_R = (block_ends <= threshold_R[:, None]).sum(-1).clamp_max(blocks.shape[1] - 1)
-    row_R = torch.arange(num_rows, device=blocks.device)
+    row_R = torch.arange(blocks.shape[0], device=blocks.device)
     start_R = torch.where(block_R > 0, block_ends[row_R, (block_R - 1).clamp_min(0)], 0.0)
     inside = blocks[row_R, block_R].double().cumsum(-1)
     # The two sums round differently; staying below the block's own end keeps the draw inside it, and

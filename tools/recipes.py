@@ -66,7 +66,7 @@ def _divergence(figures: Figures) -> str:
 
 
 def _teacher(done: dict[str, Figures]) -> dict[str, Any]:
-    return {"teacher_model": done["sft"]["checkpoint"], "learning_rate": 2e-3, **ANSWERS}
+    return {"teacher_model": done["grpo"]["checkpoint"], "learning_rate": 2e-3, **ANSWERS}
 
 
 CASES = (

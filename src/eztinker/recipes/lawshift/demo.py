@@ -5,8 +5,9 @@ Called by ``eztinker recipe lawshift-demo`` and ``make lawshift``; needs no netw
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from eztinker.recipes.experiment.plan import Plan
 from eztinker.recipes.experiment.settings import RecipeConfig, make_settings
 from eztinker.recipes.lawshift import evaluation, sample, sft
 from eztinker.recipes.lawshift.generated import CHANGES, write_generated
+from eztinker.recipes.lawshift.policy import policy_of
 from eztinker.recipes.terminal import Progress, pick
 from eztinker.rl.candidates import CandidateParams, Policy, examples_of
 from eztinker.rl.durable import write_text
@@ -34,6 +36,7 @@ class Config(RecipeConfig):
     output_dir: Path = Field(Path("lawshift-demo"), description="Data, checkpoints, results.")
     num_train: int = Field(400, ge=1, description="Training cases.")
     num_test: int = Field(60, ge=1, description="Cases of each of the six test folders.")
+    num_rounds: int = Field(2, ge=1, description="Rounds of sampling and training.")
     num_samples: int = Field(8, ge=1, le=256, description="Answers to each training case.")
     num_held_out: int = Field(200, ge=1, description="Held-out cases of the unchanged law.")
     temperature: float = Field(1.0, gt=0, description="Of the answers to training cases.")
@@ -73,21 +76,19 @@ def run(config: Config, client: Any, progress: Progress) -> dict[str, Any]:
     base = Policy(base_model=config.model_name_or_path)
     exact_before = _held_out(config, client, progress, base)
     before = _evaluate(config, client, progress, config.model_name_or_path, "base")
-    progress.say(pick("2. Rejection sampling", "2. 拒绝采样"))
-    sampled = _sample(config, client, progress)
-    progress.say(pick("3. SFT on the kept answers", "3. 用选出的回答做 SFT"))
-    trained = sft.run(_sft_config(config), client, progress)
-    progress.say(pick("4. Evaluate the trained model", "4. 评测训练后的模型"))
-    tuned = Policy(run_id=trained["run_id"], checkpoint=sft.FINAL_CHECKPOINT)
-    exact_after = _held_out(config, client, progress, tuned)
-    policy = f"{tuned.run_id}@{tuned.checkpoint}"
-    after = _evaluate(config, client, progress, policy, "trained")
+    model, rounds = config.model_name_or_path, []
+    for number in range(1, config.num_rounds + 1):
+        rounds.append(_round(config, client, progress, number, model))
+        model = rounds[-1]["policy"]
+    progress.say(pick("3. Evaluate the trained model", "3. 评测训练后的模型"))
+    exact_after = _held_out(config, client, progress, policy_of(client, model, None)[0])
+    after = _evaluate(config, client, progress, model, "trained")
     figures = {
         "exact_before": exact_before["accuracy"],
         "exact_before_ci95": exact_before["ci95"],
         "exact_after": exact_after["accuracy"],
         "exact_after_ci95": exact_after["ci95"],
-        **_figures(before, after, sampled, trained),
+        **_figures(before, after, rounds),
         "seconds": round(time.monotonic() - started_s, 1),
     }
     table = comparison(before, after)
@@ -136,34 +137,57 @@ def _evaluate(
     return evaluation.run(settings, client, progress)
 
 
-def _sample(config: Config, client: Any, progress: Progress) -> dict[str, Any]:
-    output = config.output_dir / "sampled_data.json"
-    if output.exists():  # an interrupted demo goes on with what it had
-        return {"total_accepted": len(read_cases(output))}
-    settings = make_settings(
-        sample.Config,
-        {
-            "model_path": config.model_name_or_path,
-            "training_data": config.output_dir / DATA_FOLDER / "training_set.json",
-            "articles": config.output_dir / DATA_FOLDER / "articles_original.json",
-            "output": output,
-            "num_samples": config.num_samples,
-            "temperature": config.temperature,
-            "top_p": 1.0,
-            "max_new_tokens": config.max_new_tokens,
-            "seed": config.seed,
-        },
+def _round(
+    config: Config, client: Any, progress: Progress, number: int, model: str
+) -> dict[str, Any]:
+    """Sample from the model as it is, train on what was right; a round that is done is not done again."""
+    progress.say(
+        pick(
+            f"2. Round {number}: rejection sampling, then SFT",
+            f"2. 第 {number} 轮：拒绝采样，然后 SFT",
+        )
     )
-    return sample.run(settings, client, progress)
+    folder = config.output_dir / f"round_{number}"
+    known = folder / "round.json"
+    if known.exists():
+        return json.loads(known.read_text(encoding="utf-8"))
+    output = folder / "sampled_data.json"
+    if not output.exists():
+        sample.run(_sample_config(config, number, model), client, progress)
+    trained = sft.run(_sft_config(config, number, model), client, progress)
+    done = {
+        "num_accepted": len(read_cases(output)),
+        "steps": trained["steps"],
+        "final_model": trained["final_model"],
+        "policy": f"{trained['run_id']}@{sft.FINAL_CHECKPOINT}",
+    }
+    write_text(known, json.dumps(done, indent=1) + "\n")
+    return done
 
 
-def _sft_config(config: Config) -> sft.Config:
-    folder = config.output_dir / "checkpoints"
+def _sample_config(config: Config, number: int, model: str) -> sample.Config:
+    values = {
+        "model_path": model,
+        "training_data": config.output_dir / DATA_FOLDER / "training_set.json",
+        "articles": config.output_dir / DATA_FOLDER / "articles_original.json",
+        "output": config.output_dir / f"round_{number}" / "sampled_data.json",
+        "num_samples": config.num_samples,
+        "temperature": config.temperature,
+        "top_p": 1.0,
+        "max_new_tokens": config.max_new_tokens,
+        "seed": config.seed + number,
+    }
+    return make_settings(sample.Config, values)
+
+
+def _sft_config(config: Config, number: int, model: str) -> sft.Config:
+    folder = config.output_dir / f"round_{number}"
     values = {
         "model_name_or_path": config.model_name_or_path,
-        "sampled_data": config.output_dir / "sampled_data.json",
+        "init_from": model if number > 1 else None,
+        "sampled_data": folder / "sampled_data.json",
         "articles_path": config.output_dir / DATA_FOLDER / "articles_original.json",
-        "output_dir": folder,
+        "output_dir": folder / "checkpoints",
         "num_train_epochs": config.num_train_epochs,
         "learning_rate": config.learning_rate,
         "lora_r": config.lora_r,
@@ -173,14 +197,14 @@ def _sft_config(config: Config) -> sft.Config:
         "warmup_steps": 10,
         "save_steps": None,
         "report_to": "none",
-        "seed": config.seed,
-        "resume": any(folder.glob("sft_*/state.json")),
+        "seed": config.seed + number,
+        "resume": any((folder / "checkpoints").glob("sft_*/state.json")),
     }
     return make_settings(sft.Config, values)
 
 
 def _figures(
-    before: dict[str, Any], after: dict[str, Any], sampled: dict[str, Any], trained: dict[str, Any]
+    before: dict[str, Any], after: dict[str, Any], rounds: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     was, now = before["total"]["original"], after["total"]["original"]
     return {
@@ -188,9 +212,9 @@ def _figures(
         "original_after": now["accuracy"],
         "poisoned_before": before["total"]["poisoned"]["accuracy"],
         "poisoned_after": after["total"]["poisoned"]["accuracy"],
-        "num_accepted": sampled["total_accepted"],
-        "steps": trained["steps"],
-        "final_model": trained["final_model"],
+        "num_accepted": [one["num_accepted"] for one in rounds],
+        "steps": sum(one["steps"] for one in rounds),
+        "final_model": rounds[-1]["final_model"],
     }
 
 

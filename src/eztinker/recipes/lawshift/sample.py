@@ -33,6 +33,7 @@ from eztinker.recipes.lawshift.asking import (
     whole_text,
 )
 from eztinker.recipes.lawshift.journal import Journal
+from eztinker.recipes.lawshift.policy import policy_of
 from eztinker.recipes.terminal import Progress, pick
 from eztinker.rl.candidates import Candidate, CandidateParams, Example, Policy, sample_candidates
 from eztinker.rl.durable import write_text
@@ -43,7 +44,12 @@ NAME = "lawshift-sample"
 class Config(RecipeConfig):
     """What rejection sampling can be told; the documented names."""
 
-    model_path: str = Field("Qwen/Qwen3-0.6B", min_length=1, description="Base model.")
+    model_path: str = Field(
+        "Qwen/Qwen3-0.6B",
+        min_length=1,
+        description="Model, adapter folder, RUN_ID or RUN_ID@CHECKPOINT.",
+    )
+    base_model: str | None = Field(None, description="Of an adapter folder.")
     training_data: Path = Field(Path("LawShift/training_set.json"), description="Cases.")
     articles: Path = Field(Path("LawShift/term_up/articles_original.json"), description="Statutes.")
     output: Path = Field(Path("train/sampled_data.json"), description="Where kept answers go.")
@@ -64,7 +70,7 @@ class Config(RecipeConfig):
     @property
     def model_name_or_path(self) -> str:
         """Of a server that is started for this."""
-        return self.model_path
+        return self.base_model or self.model_path
 
     @property
     def output_dir(self) -> Path:
@@ -81,6 +87,7 @@ class Config(RecipeConfig):
 class Setup:
     """Everything that sampling needs, read and checked."""
 
+    policy: Policy
     tokenizer: Any
     asked: list[Asked]
     params: CandidateParams
@@ -94,8 +101,9 @@ def prepare(config: Config, client: Any) -> Setup:
             f"{config.training_data} holds no case.", code="empty_dataset", field="training_data"
         )
     articles = read_articles(config.articles)
-    tokenizer = client.get_tokenizer(config.model_path)
-    context = context_length(client, config.model_path)
+    policy, base = policy_of(client, config.model_path, config.base_model)
+    tokenizer = client.get_tokenizer(base)
+    context = context_length(client, base)
     asker = Asker(
         tokenizer,
         config.max_prompt_length
@@ -109,7 +117,7 @@ def prepare(config: Config, client: Any) -> Setup:
     params = CandidateParams(
         config.num_samples, config.temperature, room, stop=(), top_p=config.top_p
     )
-    return Setup(tokenizer, asked, params)
+    return Setup(policy, tokenizer, asked, params)
 
 
 def plan(config: Config, client: Any) -> Plan:
@@ -189,9 +197,14 @@ def _outcomes(
 ) -> Iterator[dict[str, Any]]:
     """One JSON outcome per case: its distinct answers with their reasons."""
     examples = [Example(i, "", setup.asked[i].prompt, "") for i in left]
-    policy = Policy(base_model=config.model_path)
     for example, candidates in sample_candidates(
-        client, policy, setup.tokenizer, examples, setup.params, seed=config.seed, purpose=NAME
+        client,
+        setup.policy,
+        setup.tokenizer,
+        examples,
+        setup.params,
+        seed=config.seed,
+        purpose=NAME,
     ):
         case = setup.asked[example.example_id].case
         yield _outcome(example.example_id, case, candidates, setup.tokenizer, config.rule)

@@ -103,11 +103,32 @@ def test_training_and_evaluation(
     assert json.loads((experiment / "final_model" / "adapter_config.json").read_text())["r"] == 4
     assert list(experiment.glob("checkpoint-*"))
     run_id = json.loads((experiment / "state.json").read_text())["run_id"]
-    lines = [str(ROOT / "eval" / "evaluate.py"), "--model_path", f"{run_id}@final"]
+    evaluate = str(ROOT / "eval" / "evaluate.py")
+    final = str((experiment / "final_model").relative_to(folder))
+    lines = [evaluate, "--model_path", final, "--base_model", "nano"]
     lines += ["--max_new_tokens", "24", "--output_dir", "results/tuned", "--test_dir"]
     one = run(folder, running_server, *lines, "LawShift/term_up")
     assert one.returncode == 0, one.stderr
     assert not (folder / "results" / "tuned" / "term_down_results.json").exists()
+    at_home = [evaluate, "--model_path", f"{run_id}@final", "--max_new_tokens", "24"]
+    same = run(
+        folder,
+        running_server,
+        *at_home,
+        "--output_dir",
+        "results/same",
+        "--test_dir",
+        "LawShift/term_up",
+    )
+    assert same.returncode == 0, same.stderr
+    texts = [
+        [answer["text"] for one in results["predictions"]["poisoned"] for answer in one["answers"]]
+        for results in (
+            json.loads((folder / "results" / name / "term_up_results.json").read_text())
+            for name in ("tuned", "same")
+        )
+    ]
+    assert texts[0] == texts[1]  # the folder and the server's checkpoint are one adapter
     every = run(folder, running_server, *lines, "LawShift")
     assert every.returncode == 0, every.stderr
     results = json.loads((folder / "results" / "tuned" / "term_up_results.json").read_text())

@@ -158,8 +158,9 @@ class Peer:
     """``generate`` of transformers, as its users write it."""
 
     def __init__(self, folder: Path, device: str) -> None:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
-        self._model, self._device = model.eval().to(device), device
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+        self._model: Any = model.eval().to(device)
+        self._device = device
 
     @property
     def dtype(self) -> torch.dtype:

@@ -63,7 +63,8 @@ def main() -> None:
         "vllm": "installed, not measured" if importlib.util.find_spec("vllm") else "not installed"
     }
     with tempfile.TemporaryDirectory(prefix="eztinker-benchmark-") as temporary:
-        for shape, dtype in (("S", torch.float32), ("L", torch.bfloat16)):
+        dtypes: dict[shapes.Shape, torch.dtype] = {"S": torch.float32, "L": torch.bfloat16}
+        for shape, dtype in dtypes.items():
             names = [name for name in arguments.only if WORKS[name][0] == shape]
             if names:
                 folder = Path(temporary) / shape

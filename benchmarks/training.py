@@ -144,7 +144,7 @@ def _in_turns(step: Step, pid: int, theirs: Peer | None, rounds: int) -> dict[st
             done = theirs.step()
             peer_s.append(done["seconds"])
             peer_bytes.append(done["peak_bytes"] - theirs.resident_bytes)
-    figures = {"ours": _summary(ours_s, ours_bytes)}
+    figures: dict[str, Any] = {"ours": _summary(ours_s, ours_bytes)}
     if theirs is not None:
         figures["peer"] = _summary(peer_s, peer_bytes)
         figures["ratio"] = round(float(np.median(peer_s) / np.median(ours_s)), 2)

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import torch
-from datasets import Dataset
+from datasets import Dataset  # pyright: ignore[reportMissingImports]
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
@@ -83,7 +83,7 @@ COMMON = {
 
 def _sft(model, tokenizer, work, turns):
     """Padded batches of all sequences; every token is a label, as in ours."""
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportMissingImports]
 
     sequences = work["sequences"]
     config = SFTConfig(
@@ -106,7 +106,7 @@ def _sft(model, tokenizer, work, turns):
 
 def _grpo(model, tokenizer, work, turns):
     """Answers of full length; the reward looks at the text only."""
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportMissingImports]
 
     prompts = work["prompts"]
     config = GRPOConfig(

@@ -85,7 +85,7 @@ def test_a_body_that_is_too_long_is_refused_before_it_is_there(
     """The answer comes while the body is still being sent."""
     address = urlsplit(running_server.base_url)
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Content-Length: {200 * MIB}\r\n\r\n"
     )
     with socket.create_connection((address.hostname, address.port), timeout=10) as connection:

@@ -134,7 +134,10 @@ def _environment(settings: Mapping[str, Any]) -> dict[str, str]:
                 field=name,
             )
     return {
-        f"EZTINKER_{name.upper()}": json.dumps(value, default=str)
+        # A text stands as it is: quotes would become part of it.
+        f"EZTINKER_{name.upper()}": value
+        if isinstance(value, str)
+        else json.dumps(value, default=str)
         for name, value in settings.items()
         if value is not None
     }

@@ -53,9 +53,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Background]:
 # From the OpenAPI document ------------------------------------------------------------------------
 
 DOCUMENT = create_app(None).openapi()  # type: ignore[arg-type]
+# An archive cannot be drawn from a schema; test_bad_input.py has what is wrong with archives.
+NOT_JSON = {"POST /v1/runs/import"}
 OPERATIONS = {
     found.ok().label: found.ok()
     for found in schemathesis.openapi.from_dict(DOCUMENT).get_all_operations()
+    if found.ok().label not in NOT_JSON
 }
 ANSWERS: dict[str, type[BaseModel]] = {
     f"{method} {route.path.replace(':path', '')}": route.response_model

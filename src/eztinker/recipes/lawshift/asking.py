@@ -98,9 +98,9 @@ class Asker:
         if len(render(shortened(case.fact, low))[1]) > self._room:
             raise InvalidRequestError(
                 f"Case {case.case_id}: statutes and request alone are longer than the {self._room} tokens there is "
-                "room for. Raise max_length or lower max_new_tokens.",
+                "room for. Raise max_prompt_length (max_length in training), or take the case out.",
                 code="prompt_too_long",
-                field="max_length",
+                field="max_prompt_length",
             )
         while high - low > 1:
             middle = (low + high) // 2

@@ -43,7 +43,7 @@ def test_long_facts_lose_their_middle_and_nothing_else() -> None:
     assert 295 <= len(asked.tokens) <= 300  # as much as fits
     assert abs(asked.prompt.count("首") - asked.prompt.count("尾")) <= 1
     assert shortened("abc", 3) == "abc"
-    with pytest.raises(InvalidRequestError, match="max_length"):
+    with pytest.raises(InvalidRequestError, match="max_prompt_length"):
         Asker(Tokenizer(), 50).ask(case(fact), LAWS)
 
 

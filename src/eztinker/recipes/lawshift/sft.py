@@ -9,7 +9,10 @@ tokens are summed, a short verdict (不违规) pulls no harder at its first toke
 from __future__ import annotations
 
 import datetime
+import itertools
+import math
 import random
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,15 +75,9 @@ class Config(TrainingConfig):
 
     def schedule(self, num_steps: int) -> Schedule:
         """As in ``TrainingConfig``, with a warm-up that leaves at least half of the steps."""
-        name = self.lr_scheduler_type
-        warmup = 0 if name == "constant" else min(self.warmup_steps, num_steps // 2)
-        return Schedule(name, self.learning_rate, num_steps, warmup)
-
-    def check_effect(self) -> None:
-        """As in ``TrainingConfig``; the documented default of warm-up steps is no mistake of the caller."""
-        if not self.is_given("warmup_steps"):
-            return
-        super().check_effect()
+        warmup = self.warmup_steps or math.ceil(self.warmup_ratio * num_steps)
+        warmup = 0 if self.lr_scheduler_type == "constant" else min(warmup, num_steps // 2)
+        return Schedule(self.lr_scheduler_type, self.learning_rate, num_steps, warmup)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,14 +178,21 @@ def steps_of(questions: Sequence[Question], config: Config) -> list[list[Questio
     Each epoch goes through all questions in an order of its own; a step takes whole questions until it has
     ``batch_size`` answers or more.
     """
-    steps: list[list[Question]] = []
+    epochs = (_epoch(questions, config, number) for number in itertools.count())
+    if config.max_steps is not None:
+        return list(itertools.islice(itertools.chain.from_iterable(epochs), config.max_steps))
     num_whole, rest = int(config.num_train_epochs), config.num_train_epochs % 1
-    for epoch in range(num_whole + bool(rest)):
-        order = list(questions)
-        random.Random(f"{config.seed}/{epoch}").shuffle(order)  # noqa: S311  an order, not a secret
-        packed = list(_packed(order, config.batch_size))
-        steps += packed if epoch < num_whole else packed[: max(1, round(len(packed) * rest))]
-    return steps[: config.max_steps]
+    steps = list(itertools.chain.from_iterable(itertools.islice(epochs, num_whole)))
+    if rest:
+        last = next(epochs)
+        steps += last[: max(1, round(len(last) * rest))]
+    return steps
+
+
+def _epoch(questions: Sequence[Question], config: Config, number: int) -> list[list[Question]]:
+    order = list(questions)
+    random.Random(f"{config.seed}/{number}").shuffle(order)  # noqa: S311  an order, not a secret
+    return list(_packed(order, config.batch_size))
 
 
 def _packed(order: Sequence[Question], batch_size: int) -> Iterator[list[Question]]:
@@ -309,6 +313,10 @@ def _save_step(session: Session) -> None:
     folder = session.experiment.folder / f"checkpoint-{step}"
     if not folder.exists():
         _bring_home(session, "latest", folder)
+    limit = session.config.save_total_limit
+    kept = sorted(folder.parent.glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
+    for old in kept[:-limit] if limit else []:
+        shutil.rmtree(old)
 
 
 def _bring_home(session: Session, name: str, folder: Path) -> Path:

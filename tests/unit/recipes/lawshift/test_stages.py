@@ -144,6 +144,24 @@ def test_defaults_are_those_of_the_document() -> None:
     assert str(sampling.output) == "train/sampled_data.json"
 
 
+def test_max_steps_is_kept_beyond_the_epochs() -> None:
+    config = make_settings(sft.Config, {"max_steps": 23, "report_to": "none"})
+    assert len(sft.steps_of([question(1), question(2)], config)) == 23
+
+
+def test_no_setting_is_ignored() -> None:
+    ratio = make_settings(sft.Config, {"warmup_steps": 0, "warmup_ratio": 0.3})
+    assert ratio.schedule(10).num_warmup_steps == 3
+    for wrong in (
+        {"load_in_8bit": True},
+        {"init_from": "no-checkpoint"},
+        {"save_steps": None, "save_total_limit": 2},
+        {"lr_scheduler_type": "constant", "warmup_steps": 5},
+    ):
+        with pytest.raises(InvalidRequestError):
+            make_settings(sft.Config, wrong)
+
+
 def test_warm_up_leaves_steps_to_train() -> None:
     config = make_settings(sft.Config, {})
     assert config.schedule(10).rate(9) < config.schedule(10).rate(5)

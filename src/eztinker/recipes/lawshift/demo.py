@@ -16,10 +16,10 @@ from pydantic import Field
 from eztinker.dataset.lawshift import LawShiftDataset, read_cases
 from eztinker.errors import InvalidRequestError
 from eztinker.recipes.experiment.plan import Plan
+from eztinker.recipes.experiment.policy import policy_of
 from eztinker.recipes.experiment.settings import RecipeConfig, make_settings
 from eztinker.recipes.lawshift import evaluation, sample, sft
 from eztinker.recipes.lawshift.generated import CHANGES, write_generated
-from eztinker.recipes.lawshift.policy import policy_of
 from eztinker.recipes.terminal import Progress, pick
 from eztinker.rl.candidates import CandidateParams, Policy, examples_of
 from eztinker.rl.durable import write_text

@@ -19,7 +19,9 @@ from pydantic import Field
 from eztinker.dataset.lawshift import Folder, find_folders, read_folder, verdict_text
 from eztinker.errors import InvalidRequestError
 from eztinker.grading.legal import LabelCode, LegalGrade, Split, grade_verdict, succeeds
+from eztinker.recipes.experiment.journal import Journal
 from eztinker.recipes.experiment.plan import Plan
+from eztinker.recipes.experiment.policy import policy_of
 from eztinker.recipes.experiment.settings import RecipeConfig
 from eztinker.recipes.lawshift.asking import (
     Asked,
@@ -29,8 +31,6 @@ from eztinker.recipes.lawshift.asking import (
     count_problems,
     whole_text,
 )
-from eztinker.recipes.lawshift.journal import Journal
-from eztinker.recipes.lawshift.policy import policy_of
 from eztinker.recipes.terminal import Progress, pick
 from eztinker.rl.candidates import Candidate, CandidateParams, Example, Policy, sample_candidates
 from eztinker.rl.durable import write_text

@@ -21,7 +21,9 @@ from pydantic import Field
 from eztinker.dataset.lawshift import Case, read_articles, read_cases
 from eztinker.errors import EZTinkerError, InvalidRequestError
 from eztinker.grading.legal import TermRule, grade_verdict
+from eztinker.recipes.experiment.journal import Journal
 from eztinker.recipes.experiment.plan import Plan, length_facts
+from eztinker.recipes.experiment.policy import policy_of
 from eztinker.recipes.experiment.settings import RecipeConfig
 from eztinker.recipes.lawshift.asking import (
     Asked,
@@ -32,8 +34,6 @@ from eztinker.recipes.lawshift.asking import (
     distinct,
     whole_text,
 )
-from eztinker.recipes.lawshift.journal import Journal
-from eztinker.recipes.lawshift.policy import policy_of
 from eztinker.recipes.terminal import Progress, pick
 from eztinker.rl.candidates import Candidate, CandidateParams, Example, Policy, sample_candidates
 from eztinker.rl.durable import write_text

@@ -10,10 +10,10 @@ import pytest
 from eztinker.dataset.lawshift import Articles, Case
 from eztinker.errors import InvalidRequestError, NotFoundError, UnsupportedError
 from eztinker.grading.legal import Verdict
+from eztinker.recipes.experiment.journal import Journal
 from eztinker.recipes.experiment.settings import make_settings
 from eztinker.recipes.lawshift import evaluation, sample, sft
 from eztinker.recipes.lawshift.asking import OMISSION, Asker, answer_room, shortened
-from eztinker.recipes.lawshift.journal import Journal
 from tests.unit.rl.fake_service import CharTokenizer
 
 LAWS = Articles({"264-0-0": "盗窃的，处三年以下。"})

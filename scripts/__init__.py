@@ -1,0 +1,1 @@
+"""The eight stages of the finance pipeline, in the order in which they run."""

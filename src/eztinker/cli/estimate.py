@@ -104,11 +104,12 @@ def _estimate(
 
     from eztinker.engine import memory_model
     from eztinker.engine.model_shape import read_shape
+    from eztinker.service.quantized_names import quantization_for
 
     shape = read_shape(Path(base.folder))
     return memory_model.estimate(
         shape,
-        quantization=quantization,
+        quantization=quantization_for(base, quantization),
         dtype=memory_model.compute_dtype(settings.dtype, device, shape.num_parameters),
         rank=rank,
         batch=batch,

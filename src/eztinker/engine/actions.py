@@ -327,7 +327,8 @@ class Actions:
         elif weights.run_id is not None:
             await self._residents.need_run(weights.run_id, job_id=task.job.job_id)
         else:
-            await self._residents.need_base(weights.base_model, job_id=task.job.job_id)
+            base = await self._residents.need_base(weights.base_model, job_id=task.job.job_id)
+            quantization = base.quantization
         command = RunSample(
             task.job.job_id, operation, folder, quantization, streamed=task.streamed
         )

@@ -96,8 +96,8 @@ class MemoryGuard:
             OutOfMemoryError: there never will be.
             InvalidRequestError: its files are damaged.
         """
-        key, label = key_of(base, quantization), _label(base.name, quantization)
-        is_pinned = quantization == "none" and base.name in self._config.models
+        key, label = key_of(base, quantization), _label(base.bare_name, quantization)
+        is_pinned = quantization == base.quantization and base.name in self._config.models
         if key not in self._residency.tenants:
             shape = self._shapes[key] = await asyncio.to_thread(self._shape_of, Path(base.folder))
             dtype = self._dtype(shape)

@@ -81,14 +81,19 @@ class Residents:
         self.num_differences = 0
 
     async def need_base(
-        self, base_model: str, quantization: Quantization = "none", *, job_id: str
+        self, base_model: str, quantization: Quantization | None = None, *, job_id: str
     ) -> BaseModelRecord:
         """Return when the base model is resident; it stays until ``release(job_id)``.
+
+        Args:
+            quantization: how it is to be held; None goes by its name.
 
         Raises:
             WorkerDied, EZTinkerError: it could not be loaded.
         """
         record = await self._resolve(base_model)
+        if quantization is None:
+            quantization = record.quantization
         self.memory.hold(key_of(record, quantization), job_id)
         await self._arrive(
             ("base", resident_key(base_model, quantization)),

@@ -8,12 +8,12 @@ Passes and sampling have files of their own. Called by ``Jobs.submit`` and ``Run
 from __future__ import annotations
 
 from collections.abc import Collection
-from importlib.util import find_spec
 
 from eztinker.config import Limits
-from eztinker.errors import InvalidRequestError, UnsupportedError
+from eztinker.errors import InvalidRequestError
 from eztinker.ids import check_reference
 from eztinker.service.bounds import check_limit, check_metadata, check_number, check_seed
+from eztinker.service.quantized_names import check_quantization
 from eztinker.service.sampling_admission import check_evaluate, check_sample
 from eztinker.service.training_admission import check_loss, check_pass
 from eztinker.types.operations import (
@@ -27,7 +27,7 @@ from eztinker.types.operations import (
     TrainingPass,
 )
 from eztinker.types.records import BaseModelRecord
-from eztinker.types.training import MISSING_QLORA, AdamParams, LoRAConfig
+from eztinker.types.training import AdamParams, LoRAConfig
 
 __all__ = ["check", "check_adam", "check_lora", "check_loss"]
 
@@ -56,7 +56,7 @@ def check(
         case CreateRun():
             check_lora(operation.lora, limits)
             check_seed(operation.seed, field="seed")
-            _check_quantization(operation.quantization)
+            check_quantization(operation.quantization)
         case TrainingPass():
             check_pass(operation, base, limits, extra_losses)
         case OptimStep():
@@ -68,6 +68,7 @@ def check(
             check_reference(operation.source_run_id, field="run_id")
             check_reference(operation.name, field="name")
         case Sample():
+            check_quantization(base.quantization)
             check_sample(operation, base, limits)
         case Evaluate():
             check_evaluate(operation, base, limits)
@@ -102,17 +103,6 @@ def _check_target_modules(modules: str | tuple[str, ...]) -> None:
             "adapt every linear module.",
             field=field,
         )
-
-
-def _check_quantization(quantization: str) -> None:
-    if quantization not in {"none", "nf4", "int8"}:
-        raise InvalidRequestError(
-            f"quantization: expected none, nf4 or int8, got {quantization[:100]!r}.",
-            field="quantization",
-        )
-    # The worker runs in this environment too; asked here, so that nothing is logged.
-    if quantization != "none" and find_spec("bitsandbytes") is None:
-        raise UnsupportedError(MISSING_QLORA, code="missing_extra", field="quantization")
 
 
 def check_adam(adam: AdamParams) -> None:

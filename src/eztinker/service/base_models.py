@@ -1,4 +1,4 @@
-"""Base models by name: ``nano``, an alias, a folder, or an id of the model hub.
+"""Base models by name: ``nano``, an alias, a folder, or an id of the model hub; with ``:nf4`` or ``:int8`` quantised.
 
 Finds where a model lies and what its ``config.json`` says; reads no weights and imports neither torch
 nor transformers. The hub is asked only for a name that the user gave and nothing on this machine
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from eztinker.errors import NotFoundError, UserError
 from eztinker.rendering.tokenizer import Tokenizer
 from eztinker.service import hub
 from eztinker.service.model_folder import find_folder, read_record
+from eztinker.service.quantized_names import split_name
 from eztinker.service.view import View
 from eztinker.types.records import BaseModelRecord
 
@@ -48,7 +50,8 @@ class BaseModels(View):
     async def resolve(self, name: str) -> BaseModelRecord:
         """Where a base model lies and what it can do.
 
-        Order: ``nano``, alias, local folder, hub cache, hub. A name from the hub is downloaded here
+        Order: ``nano``, alias, local folder, hub cache, hub; then the same for what stands before ``:nf4`` or
+        ``:int8``. A name from the hub is downloaded here
         (configuration, tokenizer and safetensors files only), which may take long.
 
         Raises:
@@ -91,9 +94,11 @@ class BaseModels(View):
         Folders of this machine are for those who run the server: for others, asking for one would be a
         way to look around on its disk.
         """
-        if self.principal.sees_all or name in {NANO, *self._config.models, *self._config.aliases}:
+        offered = {NANO, *self._config.models, *self._config.aliases}
+        bare, _ = split_name(name)
+        if self.principal.sees_all or name in offered or bare in offered:
             return True
-        return hub.may_be_id(name) and not Path(name).exists()
+        return hub.may_be_id(bare) and not Path(bare).exists()
 
     async def _for_principal(self, name: str, found: Coroutine[Any, Any, T]) -> T:
         """What was found, or an error that does not tell a tenant what lies where on this machine."""
@@ -130,16 +135,26 @@ class BaseModels(View):
         record = await asyncio.to_thread(self._local, name, tried)
         if record is not None:
             return record
-        target = self._target(name)
+        bare, quantization = split_name(self._target(name))
+        target = self._target(bare)
         if not hub.may_be_id(target):
             raise _not_found(name, tried)
         folder = await hub.fetch(target, timeout_s=self._config.hub_timeout_s, tried=tried)
         if folder is None:
             raise _not_found(name, tried)
-        return await asyncio.to_thread(read_record, name, folder)
+        record = await asyncio.to_thread(read_record, name, folder)
+        return replace(record, quantization=quantization)
 
     def _local(self, name: str, tried: list[str]) -> BaseModelRecord | None:
-        """The model if it lies in a folder that was named; notes in ``tried`` what was looked at."""
+        """The model if it lies on this machine; notes in ``tried`` what was looked at."""
+        record = self._in_folder(name, tried)
+        bare, quantization = split_name(self._target(name))
+        if record is not None or quantization == "none":
+            return record
+        record = self._in_folder(bare, tried)
+        return None if record is None else replace(record, name=name, quantization=quantization)
+
+    def _in_folder(self, name: str, tried: list[str]) -> BaseModelRecord | None:
         target = self._target(name)
         if target == NANO:
             tried.append("the built-in model nano")

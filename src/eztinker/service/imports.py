@@ -21,6 +21,7 @@ from eztinker.ids import check_name, new_run_id
 from eztinker.service import admission
 from eztinker.service.base_models import BaseModels
 from eztinker.service.checkpoints import Checkpoints
+from eztinker.service.quantized_names import quantization_for
 from eztinker.service.runs import Runs
 from eztinker.service.view import View
 from eztinker.store import blobs, checkpoints
@@ -99,8 +100,9 @@ class Imports(View):
             if known is not None:
                 return await self._begin(known.run_id, known, idempotency_key, request_digest)
         wanted = run_id or new_run_id()
-        await self._base_models.resolve(base_model)
-        checkpoint = await self._write(folder, wanted, base_model, quantization)
+        base = await self._base_models.resolve(base_model)
+        quantization = quantization_for(base, quantization)
+        checkpoint = await self._write(folder, wanted, base.bare_name, quantization)
         try:
             run = await self._begin(wanted, checkpoint, idempotency_key, request_digest)
         except BaseException:

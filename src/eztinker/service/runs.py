@@ -10,6 +10,7 @@ import asyncio
 import math
 import secrets
 import time
+from dataclasses import replace
 from typing import Self
 
 import sqlalchemy as sa
@@ -22,6 +23,7 @@ from eztinker.service import admission
 from eztinker.service.base_models import BaseModels
 from eztinker.service.bounds import check_metadata
 from eztinker.service.jobs import Jobs, idempotency_scope
+from eztinker.service.quantized_names import quantization_for
 from eztinker.service.view import View
 from eztinker.store import jobs as job_rows
 from eztinker.store import log as operation_log
@@ -118,8 +120,12 @@ class Runs(View):
         Raises:
             AlreadyExistsError, NotFoundError, UserError: as in ``create``.
         """
-        base_model, lora = operation.base_model, operation.lora
-        base = await self._base_models.resolve(base_model)
+        base = await self._base_models.resolve(operation.base_model)
+        operation = replace(
+            operation,
+            base_model=base.bare_name,
+            quantization=quantization_for(base, operation.quantization),
+        )
         admission.check(operation, base=base, limits=self._config.limits)
         admission.check_loss(
             loss,
@@ -131,8 +137,8 @@ class Runs(View):
         await self._jobs.need_source(operation)
         run = RunRecord(
             run_id=run_id,
-            base_model=base_model,
-            lora=lora,
+            base_model=operation.base_model,
+            lora=operation.lora,
             loss=loss,
             seed=operation.seed,
             quantization=operation.quantization,

@@ -25,6 +25,7 @@ from eztinker.service.checkpoints import Checkpoints
 from eztinker.service.completions import Completions
 from eztinker.service.imports import Imports
 from eztinker.service.jobs import Jobs
+from eztinker.service.quantized_names import check_quantization
 from eztinker.service.runs import Runs
 from eztinker.service.samplers import Samplers
 from eztinker.service.sessions import Sessions
@@ -88,6 +89,7 @@ class Service:
         """
         for name in self.config.models:
             record = await self.base_models.resolve(name)
+            check_quantization(record.quantization)
             await asyncio.to_thread(read_shape, Path(record.folder))
         await asyncio.to_thread(self._database.open)
         try:

@@ -297,7 +297,8 @@ class BaseModelLoaded:
     def label(self) -> str:
         """Its name for people, with how it is held."""
         is_whole = self.quantization == "none"
-        return self.base_model if is_whole else f"{self.base_model} ({self.quantization})"
+        bare = self.base_model.removesuffix(f":{self.quantization}")
+        return self.base_model if is_whole else f"{bare} ({self.quantization})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,10 +200,11 @@ class BaseModelRecord:
     """A base model by name: where it lies and what its config says, without its weights.
 
     Attributes:
-        name: as the user says it (``nano``, an alias, a hub id, a folder).
+        name: as the user says it (``nano``, an alias, a hub id, a folder, each also with ``:nf4`` or ``:int8``).
         folder: local folder with ``config.json`` and safetensors files.
         context_length: most tokens of a sequence.
         vocab_size: ids run from 0 to vocab_size - 1.
+        quantization: how its linear layers are held when it is used by this name alone.
     """
 
     name: str
@@ -212,6 +213,12 @@ class BaseModelRecord:
     context_length: int
     vocab_size: int
     resident: bool = False
+    quantization: Quantization = "none"
+
+    @property
+    def bare_name(self) -> str:
+        """The name without its quantization."""
+        return self.name.removesuffix(f":{self.quantization}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import pytest
 
 from eztinker.config import Limits
 from eztinker.errors import EZTinkerError, InvalidRequestError, TooLargeError, UnsupportedError
-from eztinker.service import admission
+from eztinker.service import admission, quantized_names
 from eztinker.types.losses import LOSSES
 from eztinker.types.operations import (
     CreateRun,
@@ -231,7 +231,7 @@ def test_quantization_without_bitsandbytes_names_the_extra(
 ) -> None:
     operation = CreateRun("m", LoRAConfig(), 1, quantization)
     check(operation)
-    monkeypatch.setattr(admission, "find_spec", lambda name: None)
+    monkeypatch.setattr(quantized_names, "find_spec", lambda name: None)
     error = refused(operation)
     assert isinstance(error, UnsupportedError)
     assert (error.code, error.field) == ("missing_extra", "quantization")

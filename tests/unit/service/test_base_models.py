@@ -15,6 +15,7 @@ from eztinker.config import ServerConfig
 from eztinker.errors import EZTinkerError, InvalidRequestError, NotFoundError, UnsupportedError
 from eztinker.service import base_models, hub
 from eztinker.service.base_models import BaseModels
+from eztinker.types.principal import Principal
 from tests.unit.api.tiny_model import CONTEXT_LENGTH, VOCAB_SIZE, write_tiny_model
 
 
@@ -287,3 +288,30 @@ async def test_a_relative_folder_is_found_again_from_elsewhere(
     here = models()
     here.remember({"tiny": str(folder)})
     assert (await here.resolve("tiny")).folder == str(tmp_path / "elsewhere" / "tiny")
+
+
+async def test_a_name_with_a_quantization(folder: Path) -> None:
+    found = models(aliases={"tiny": str(folder), "judge": "tiny:int8"})
+    record = await found.resolve("tiny:nf4")
+    assert (record.name, record.bare_name, record.quantization) == ("tiny:nf4", "tiny", "nf4")
+    assert record.folder == str(folder)
+    judge = await found.resolve("judge")
+    assert (judge.bare_name, judge.quantization, judge.folder) == ("judge", "int8", str(folder))
+    for name in ("tiny:q5", "tiny:nf4:int8", "judge:nf4", ":nf4"):
+        with pytest.raises(NotFoundError):
+            await found.resolve(name)
+
+
+async def test_a_folder_may_be_called_so(tmp_path: Path) -> None:
+    odd = write_tiny_model(tmp_path / "tiny:nf4")
+    record = await models().resolve(str(odd))
+    assert (record.folder, record.quantization) == (str(odd), "none")
+    quantized = await models().resolve(f"{odd}:int8")
+    assert (quantized.folder, quantized.quantization) == (str(odd), "int8")
+
+
+async def test_a_tenant_may_quantise_what_is_offered(folder: Path) -> None:
+    found = models(aliases={"tiny": str(folder)}).seen_by(Principal("anna", frozenset({"sample"})))
+    assert (await found.resolve("tiny:nf4")).quantization == "nf4"
+    with pytest.raises(NotFoundError, match="offers no model"):
+        await found.resolve(f"{folder}:nf4")

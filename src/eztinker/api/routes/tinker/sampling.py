@@ -10,6 +10,7 @@ from eztinker.api.tinker.paths import parse_path, path_of_stored
 from eztinker.api.tinker.submit import resolve_base
 from eztinker.errors import InvalidRequestError
 from eztinker.models import tinker as wire
+from eztinker.service.quantized_names import check_quantization
 from eztinker.types.sampling import WeightsRef
 
 
@@ -31,7 +32,9 @@ async def _weights(call: Call, body: wire.CreateSamplingSession) -> WeightsRef:
                 "model_path: expected a tinker:// path or base_model, got neither.",
                 field="model_path",
             )
-        return WeightsRef((await resolve_base(call.service, body.base_model)).name)
+        base = await resolve_base(call.service, body.base_model)
+        check_quantization(base.quantization)
+        return WeightsRef(base.name)
     path = parse_path(body.model_path, field="model_path")
     checkpoint = await call.service.checkpoints.get(path.run_id, path.stored_name)
     if body.base_model is not None:

@@ -243,6 +243,18 @@ def _is_cut(tokenizer: Any, sequence: dict[str, Any], stop: tuple[str, ...]) -> 
     return any(text in whole for text in stop)
 
 
+def whole_text(tokenizer: Any, candidate: Candidate) -> str:
+    """An answer with its think marks, which count as special tokens in some vocabularies, without end tokens."""
+    if not candidate.tokens:
+        return str(candidate)
+    tokens = list(candidate.tokens)
+    if candidate.stop_reason == "stop":
+        tokens = tokens[:-1]
+    return tokenizer.decode(
+        tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False
+    ).strip()
+
+
 def training_datum(
     tokenizer: Any, answer: str, prompt: str | None, question: str
 ) -> dict[str, list[Any]] | None:

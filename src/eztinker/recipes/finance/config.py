@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from eztinker.dataset.finance import QUESTION_TYPES
 from eztinker.errors import EZTinkerError, InvalidRequestError, NotFoundError
 from eztinker.recipes.experiment.settings import RecipeConfig, refuse_unknown
 from eztinker.recipes.finance.parts import (
-    QUESTION_TYPES,
     DataConfig,
     DeployConfig,
     EvaluationConfig,

@@ -16,7 +16,6 @@ from eztinker.recipes.experiment.settings import refuse_unknown
 from eztinker.rl.schedule import ScheduleName
 
 QuantizationChoice = Literal["auto", "none", "nf4", "int8"]
-QUESTION_TYPES = ("financial_calculation", "concept_qa", "business_reasoning", "risk_analysis")
 _QUANTIZATION = "Of the base weights: nf4, int8, none; auto: nf4 where the server can."
 
 

@@ -12,7 +12,6 @@ from typing import Any
 from eztinker.dataset.lawshift import Articles, Case
 from eztinker.errors import InvalidRequestError, NotFoundError, UnsupportedError
 from eztinker.rendering.judgment import judgment_request
-from eztinker.rl.candidates import Candidate
 
 OMISSION = "……（中间略）……"
 LEAST_FACT_CHARS = 20
@@ -140,18 +139,6 @@ def answer_room(max_new_tokens: int, max_prompt_tokens: int, context: int | None
             field="max_prompt_length",
         )
     return room
-
-
-def whole_text(tokenizer: Any, candidate: Candidate) -> str:
-    """An answer with its think marks, which count as special tokens in some vocabularies, without end tokens."""
-    if not candidate.tokens:
-        return str(candidate)
-    tokens = list(candidate.tokens)
-    if candidate.stop_reason == "stop":
-        tokens = tokens[:-1]
-    return tokenizer.decode(
-        tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False
-    ).strip()
 
 
 def count_problems(asked: Iterable[Asked]) -> dict[str, int]:

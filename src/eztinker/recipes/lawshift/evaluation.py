@@ -29,10 +29,16 @@ from eztinker.recipes.lawshift.asking import (
     answer_room,
     context_length,
     count_problems,
-    whole_text,
 )
 from eztinker.recipes.terminal import Progress, pick
-from eztinker.rl.candidates import Candidate, CandidateParams, Example, Policy, sample_candidates
+from eztinker.rl.candidates import (
+    Candidate,
+    CandidateParams,
+    Example,
+    Policy,
+    sample_candidates,
+    whole_text,
+)
 from eztinker.rl.durable import write_text
 from eztinker.rl.pass_at_k import mean_with_interval
 

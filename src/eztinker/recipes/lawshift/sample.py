@@ -32,10 +32,16 @@ from eztinker.recipes.lawshift.asking import (
     context_length,
     count_problems,
     distinct,
-    whole_text,
 )
 from eztinker.recipes.terminal import Progress, pick
-from eztinker.rl.candidates import Candidate, CandidateParams, Example, Policy, sample_candidates
+from eztinker.rl.candidates import (
+    Candidate,
+    CandidateParams,
+    Example,
+    Policy,
+    sample_candidates,
+    whole_text,
+)
 from eztinker.rl.durable import write_text
 
 NAME = "lawshift-sample"

@@ -86,6 +86,7 @@ def serve(
         ),
         _url(listener),
         ready_file,
+        at_stop=service.let_go,
     )
     access = LocalAccess(_url_from_here(listener), service.accounts.local_key)
     if exit_with_parent:
@@ -146,8 +147,16 @@ def _dying(app: ASGIApp) -> ASGIApp:
 class _Server(uvicorn.Server):
     """uvicorn that says when it answers, and that leaves with 0 after a signal."""
 
-    def __init__(self, config: uvicorn.Config, url: str, ready_file: Path | None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        url: str,
+        ready_file: Path | None,
+        *,
+        at_stop: Callable[[], None],
+    ) -> None:
         super().__init__(config)
+        self._at_stop = at_stop
         self._url = url
         self._ready_file = ready_file
 
@@ -158,6 +167,11 @@ class _Server(uvicorn.Server):
             temporary = self._ready_file.with_name(f".{self._ready_file.name}.tmp")
             temporary.write_text(self._url, encoding="utf-8")
             temporary.replace(self._ready_file)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Long polls and streams answer now; uvicorn would cancel them after its grace period.
+        self._at_stop()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -218,3 +232,10 @@ def _configure_logging() -> None:
         )
     for noisy in ("alembic", "httpx", "uvicorn.error"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_is_fault)
+
+
+def _is_fault(record: logging.LogRecord) -> bool:
+    """Whether a line of uvicorn's tells of a fault: a request given up at the stop (an upload that does not end) is none."""
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or not issubclass(kind, asyncio.CancelledError)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
+import httpx
 import pytest
 
 from eztinker import EZTinkerClient
@@ -74,6 +78,38 @@ def test_it_says_where_it_is_and_leaves_in_order(
     assert (server.returncode, stdout) == (0, "")
     assert f"EZTinker is ready at {url}\n" in stderr
     assert (tmp_path / "state").is_dir()
+
+
+def test_whoever_waits_is_answered_when_it_leaves(
+    tmp_path: Path, started: list[subprocess.Popen[str]]
+):
+    """Long polls, streams and an upload that does not end: no traceback, and no wait for them."""
+    server = start(tmp_path)
+    started.append(server)
+    url = url_of(tmp_path)
+    sample = {"model": "nano", "prompt": "1", "max_tokens": 2000}
+    with (
+        EZTinkerClient(url) as client,
+        ThreadPoolExecutor(8) as pool,
+        socket.create_connection(url.removeprefix("http://").split(":")) as upload,
+    ):
+        upload.sendall(b"POST /v1/runs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n\r\n{")
+        job = client.submit_sample("1", max_new_tokens=2000)
+        ask = partial(pool.submit, httpx.post, timeout=60)
+        waiting = [
+            (ask(f"{url}/v1/runs", json={"base_model": "nano"}), 429),
+            (ask(f"{url}/api/v1/retrieve_future", json={"request_id": job.job_id}), 408),
+            (ask(f"{url}/v1/completions", json=sample), 429),
+            (ask(f"{url}/v1/completions", json={**sample, "stream": True}), 200),
+            (pool.submit(httpx.get, f"{url}/v1/jobs/{job.job_id}?wait=50", timeout=60), 200),
+        ]
+        while client.health()["queued_jobs"] + client.health()["running_jobs"] < 4:
+            time.sleep(0.02)
+        server.send_signal(signal.SIGTERM)
+        assert [answer.result().status_code for answer, _ in waiting] == [s for _, s in waiting]
+        stderr = server.communicate(timeout=60)[1]
+    assert server.returncode == 0
+    assert "Traceback" not in stderr
 
 
 def test_it_ends_with_its_parent_when_told_so(tmp_path: Path, started: list[subprocess.Popen[str]]):

@@ -65,7 +65,7 @@ class ActiveJob:
     """An accepted job until its end is committed.
 
     Attributes:
-        ended: set when ``record`` is final.
+        ended: set when ``record`` is final, or when nobody may wait any longer (``EngineLoop.is_leaving``).
         cancel_asked: someone wants it to stop.
         started_s: monotonic seconds at which it was last given to the worker.
         stream: its tokens as they are drawn; None unless it is streamed.
@@ -99,6 +99,7 @@ class EngineLoop:
 
     Attributes:
         active: jobs that have not ended, by id.
+        is_leaving: the server is being stopped: nobody waits for an end any more.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class EngineLoop:
         self._main: asyncio.Task[None] | None = None
         supervisor.on_tokens = self._show_tokens
         self.active: dict[str, ActiveJob] = {}
+        self.is_leaving = False
         self._held: Held[ActiveJob] = Held()
         self._num_of_owner: Counter[str] = Counter()
         self._paces = {True: Pace(), False: Pace()}
@@ -130,6 +132,14 @@ class EngineLoop:
         for job in await self._database.read(list_unfinished):
             self.submit(job, next_seqs.get(job.run_id or "", 0))
         self._main = asyncio.create_task(self._run(), name="engine-loop")
+
+    def let_go(self) -> None:
+        """Let everyone go who waits for a job: the server will answer no more."""
+        self.is_leaving = True
+        for active in self.active.values():
+            active.ended.set()
+            if active.stream is not None:
+                active.stream.close()
 
     async def stop(self, *, timeout_s: float) -> None:
         """Start nothing more; give running jobs ``timeout_s`` to end. The others stay in the log."""

@@ -89,6 +89,15 @@ class RunManager:
         await self._snapshots.settle()
         await self._supervisor.stop()
 
+    def let_go(self) -> None:
+        """Let everyone go who waits for a job; ``stop`` follows."""
+        self._loop.let_go()
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether nobody may wait for a job any more, because the server is being stopped."""
+        return self._loop.is_leaving
+
     def submit(self, appended: Appended, *, streamed: bool = False) -> ActiveJob:
         """Queue a job that has just been logged; a streamed one shows its tokens as they are drawn."""
         return self._loop.submit(appended.job, appended.next_seq, streamed=streamed)

@@ -95,11 +95,16 @@ class Completions(View):
         stream.forget(up_to=after if after <= stream.last_number else 0, job_ids=known)
         stream.num_polls += 1
         try:
-            if not stream.events and timeout_s > 0:
+            if not stream.events and timeout_s > 0 and not self._engine.is_leaving:
                 await self._next(stream, timeout_s)
         finally:
             stream.num_polls -= 1
         return list(stream.events), stream.last_number
+
+    def let_go(self) -> None:
+        """Let everyone go who waits: the server is being stopped."""
+        for stream in self._streams.values():
+            stream.changed.set()
 
     async def _next(self, stream: _Stream, timeout_s: float) -> None:
         stream.changed.clear()
@@ -145,6 +150,8 @@ class Completions(View):
     async def _watch(self, stream: _Stream, active: ActiveJob) -> None:
         await active.ended.wait()
         del stream.watched[active.record.job_id]
+        if active.record.status not in FINAL_STATUSES:  # nobody may wait any longer
+            return
         stream.add(active.record.job_id, ok=active.record.status == "completed")
 
     def _drop_idle(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -155,7 +156,7 @@ class Jobs(View):
         return self._as_seen_now(stored)
 
     async def wait(self, job_id: str, timeout_s: float) -> JobRecord:
-        """The job when it has ended, or as it is after ``timeout_s``.
+        """The job when it has ended, or as it is after ``timeout_s`` or when the server is being stopped.
 
         Raises:
             NotFoundError: code ``job_not_found``.
@@ -163,10 +164,26 @@ class Jobs(View):
         active = self._active(job_id)
         if active is None:
             return await self.get(job_id)
-        if timeout_s > 0:
+        if timeout_s > 0 and not self._engine.is_leaving:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(active.ended.wait(), timeout_s)
+                async with asyncio.timeout(None if timeout_s == math.inf else timeout_s):
+                    await active.ended.wait()
         return self._seen(active)
+
+    async def wait_for_end(self, job_id: str) -> JobRecord:
+        """The job when it has ended, however long that takes.
+
+        Raises:
+            NotFoundError: code ``job_not_found``.
+            BusyError: the server is being stopped; the job goes on when it is back.
+        """
+        record = await self.wait(job_id, math.inf)
+        if record.status not in FINAL_STATUSES:
+            raise BusyError(
+                f"The server is being stopped. Job {job_id} goes on when it is back; ask for it then.",
+                retry_after_s=5.0,
+            )
+        return record
 
     async def follow(self, job_id: str) -> AsyncIterator[list[DrawnToken]]:
         """The tokens of a streamed job as they are drawn; ends with the job.

@@ -7,7 +7,6 @@ failed job. Called by the routes.
 from __future__ import annotations
 
 import asyncio
-import math
 import secrets
 import time
 from dataclasses import replace
@@ -233,9 +232,9 @@ class Runs(View):
                 for job in active:
                     await job.ended.wait()
         except TimeoutError:
-            raise BusyError(
-                f"Run {run_id} still executes a job. Try again in a moment.", retry_after_s=5.0
-            ) from None
+            raise _still_busy(run_id) from None
+        if self._engine.is_leaving and self._engine.active_of_run(run_id):
+            raise _still_busy(run_id)
         await self._database.write(
             lambda connection: runs.delete_run(connection, run_id), may_use_reserve=True
         )
@@ -273,7 +272,7 @@ class Runs(View):
             )
 
     async def _wait_for(self, job_id: str) -> RunRecord:
-        record = await self._jobs.wait(job_id, timeout_s=math.inf)
+        record = await self._jobs.wait_for_end(job_id)
         if record.error is not None:
             error = record.error
             raise error_from_code(
@@ -286,3 +285,9 @@ class Runs(View):
         if record.run_id is None:
             raise StorageError(f"Job {job_id} made no run.")
         return await self.get(record.run_id)
+
+
+def _still_busy(run_id: str) -> BusyError:
+    return BusyError(
+        f"Run {run_id} still executes a job. Try again in a moment.", retry_after_s=5.0
+    )

@@ -109,6 +109,11 @@ class Service:
         self._background.append(asyncio.create_task(self._sweep(), name="sweep"))
         self._background.append(asyncio.create_task(self._watch_engine(), name="watch-engine"))
 
+    def let_go(self) -> None:
+        """Let go whoever waits for a job, so that the server's last answers are given; ``stop`` follows."""
+        self._engine.let_go()
+        self.completions.let_go()
+
     async def stop(self) -> None:
         """Let running jobs end in time, stop the engine, close the database."""
         for task in self._background:

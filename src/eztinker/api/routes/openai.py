@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 from collections.abc import Awaitable
 from typing import Annotated, Any, TypeVar
 
@@ -145,7 +144,7 @@ async def _results(service: ServiceDep, asked: Asked) -> list[SampleResult]:
     """Results of all jobs, when all are committed."""
     results = []
     for job_id in asked.job_ids:
-        job = await service.jobs.wait(job_id, math.inf)
+        job = await service.jobs.wait_for_end(job_id)
         if job.error is not None:
             error = job.error
             raise error_from_code(

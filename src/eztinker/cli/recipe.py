@@ -24,6 +24,7 @@ def recipe(
     config: Annotated[Path | None, typer.Option("--config", help=say("recipe config"))] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help=say("recipe dry-run"))] = False,
     keys: Annotated[bool, typer.Option("--keys", help=say("recipe keys"))] = False,
+    stages: Annotated[str | None, typer.Option("--stages", help=say("recipe stages"))] = None,
     base_url: BaseUrl = None,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -38,7 +39,8 @@ def recipe(
     if keys:
         _list_keys(chosen, as_json)
         return
-    _run(chosen, config, settings or [], dry_run, base_url, api_key, as_json)
+    words = [*(settings or []), *([] if stages is None else [f'stages="{stages}"'])]
+    _run(chosen, config, words, dry_run, base_url, api_key, as_json)
 
 
 def _run(

@@ -162,6 +162,10 @@ _CATALOGUE: dict[str, tuple[str, str]] = {
         "Say what would be done and show the first batch; nothing is trained.",
         "只显示计划与第一个批次，不训练。",
     ),
+    "recipe stages": (
+        "Stages of the recipe finance: 1-8, 4-6, 1-3,6.",
+        "finance 配方要运行的阶段：1-8、4-6、1-3,6。",
+    ),
     "recipe keys": ("List every setting with its default.", "列出所有设置及默认值。"),
     "recipe no estimate": ("unknown here: {reason}", "此处无法估计：{reason}"),
     "recipe continue": (

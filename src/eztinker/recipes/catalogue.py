@@ -23,6 +23,10 @@ RECIPES: dict[str, tuple[str, str]] = {
         "a student learns from a teacher's texts or probabilities",
     ),
     "dpo": ("eztinker.recipes.dpo", "direct preference optimisation on pairs"),
+    "finance": (
+        "eztinker.recipes.finance.recipe",
+        "finance reasoning: distil, filter, SFT, GRPO, evaluate, deploy, ablate",
+    ),
     "grpo": ("eztinker.recipes.grpo", "reinforcement learning with group-relative advantages"),
     "rejection_sft": (
         "eztinker.recipes.rejection_recipe",
@@ -54,13 +58,14 @@ class Recipe:
 
     Attributes:
         config_class: its settings.
-        run: does the work; returns figures in JSON types.
+        run: does the work with settings, client and progress (and what a recipe offers to recipes built on it);
+            returns figures in JSON types.
         plan: says what ``run`` would do.
     """
 
     name: str
     config_class: type[RecipeConfig]
-    run: Callable[[Any, Any, Any], dict[str, Any]]
+    run: Callable[..., dict[str, Any]]
     plan: Callable[[Any, Any], Plan]
 
 

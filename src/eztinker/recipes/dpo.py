@@ -137,10 +137,17 @@ def _aligned(logprobs: Sequence[float], labels: Sequence[int]) -> list[float]:
 
 def _reference(session: Session, config: DPOConfig) -> str:
     checkpoint = config.ref_model or config.init_from
-    if checkpoint is None:
-        return frozen_run(session, "reference", config.model_name_or_path, None)
-    lora = lora_of(find_run(session.client, checkpoint.rpartition("@")[0]))
-    return frozen_run(session, "reference", config.model_name_or_path, checkpoint, **lora)
+    lora = {}
+    if checkpoint is not None:
+        lora = lora_of(find_run(session.client, checkpoint.rpartition("@")[0]))
+    return frozen_run(
+        session,
+        "reference",
+        config.model_name_or_path,
+        checkpoint,
+        quantization=config.run_arguments["quantization"],
+        **lora,
+    )
 
 
 def pair_margins(

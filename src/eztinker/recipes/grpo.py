@@ -367,7 +367,14 @@ def _reference(session: Session, config: GRPOConfig) -> str:
     if checkpoint is not None:
         source = checkpoint.rpartition("@")[0]
         lora = lora_of(find_run(session.client, source))
-    return frozen_run(session, "reference", config.model_name_or_path, checkpoint, **lora)
+    return frozen_run(
+        session,
+        "reference",
+        config.model_name_or_path,
+        checkpoint,
+        quantization=config.run_arguments["quantization"],
+        **lora,
+    )
 
 
 def _figures(session: Session, config: GRPOConfig) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from eztinker.dataset.generated import (
     GeneratedFinanceDataset,
     GeneratedLegalDataset,
     GeneratedMathDataset,
+    accounts,
     arithmetic,
     finance,
     legal,
@@ -21,7 +22,7 @@ from eztinker.errors import InvalidRequestError
 
 SETS = (GeneratedMathDataset, GeneratedFinanceDataset, GeneratedLegalDataset)
 EQUATION = re.compile(r"(\d[\d +*/-]*) = (\d+)")
-ALL_TEMPLATES = arithmetic.TEMPLATES + finance.TEMPLATES
+ALL_TEMPLATES = arithmetic.TEMPLATES + finance.TEMPLATES + accounts.TEMPLATES
 seeds = st.integers(min_value=0, max_value=2**32)
 
 

@@ -156,7 +156,13 @@ def load_adapter(client: Any, run_id: str, checkpoint: str) -> None:
 
 
 def frozen_run(
-    session: Session, role: str, base_model: str, checkpoint: str | None, **lora: Any
+    session: Session,
+    role: str,
+    base_model: str,
+    checkpoint: str | None,
+    *,
+    quantization: str | None = None,
+    **lora: Any,
 ) -> str:
     """A run that is only read (reference, teacher, reward model): the base model, or a checkpoint on it.
 
@@ -168,13 +174,20 @@ def frozen_run(
         role: name of its part, a key of the state.
         base_model: of the run.
         checkpoint: ``RUN_ID@CHECKPOINT``; None is the base model itself.
+        quantization: of the base weights; a reference has those of the policy.
         lora: adapter settings that the checkpoint was made with; default rank 1.
     """
     frozen: dict[str, dict[str, Any]] = session.experiment.state.setdefault("frozen", {})
     mine = frozen.setdefault(role, {"run_id": new_run_id(), "is_ready": False})
     session.experiment.save_state()
     make_frozen(
-        session.client, mine["run_id"], base_model, checkpoint, is_ready=mine["is_ready"], **lora
+        session.client,
+        mine["run_id"],
+        base_model,
+        checkpoint,
+        is_ready=mine["is_ready"],
+        quantization=quantization,
+        **lora,
     )
     mine["is_ready"] = True
     session.experiment.save_state()
@@ -197,17 +210,25 @@ def make_frozen(
     checkpoint: str | None,
     *,
     is_ready: bool = False,
+    quantization: str | None = None,
     **lora: Any,
 ) -> None:
     """Have the server hold a run of this name that is the base model or a checkpoint on it.
 
     Args:
         is_ready: the run, if it exists, has its adapter already.
+        quantization: of the base weights.
         lora: adapter settings that the checkpoint was made with; default rank 1.
     """
     exists = any(run["run_id"] == run_id for run in client.get_runs())
     if not exists:
-        client.create_run(base_model, run_id=run_id, lora_config=lora or {"r": 1}, seed=0)
+        client.create_run(
+            base_model,
+            run_id=run_id,
+            lora_config=lora or {"r": 1},
+            quantization=quantization,
+            seed=0,
+        )
     if checkpoint is not None and not (exists and is_ready):
         load_adapter(client, run_id, checkpoint)
 

@@ -36,6 +36,11 @@ class RecipeConfig(BaseModel):
         self.check_effect()
         return self
 
+    @classmethod
+    def read_file(cls, path: Path) -> dict[str, Any]:
+        """Values by name from a settings file: one YAML mapping."""
+        return read_yaml(path)
+
     def check_effect(self) -> None:
         """Refuse combinations; raise with ``self.refuse`` or ``self.needs``."""
 
@@ -70,7 +75,7 @@ def load_settings(
 
     Args:
         config_class: which keys there are.
-        file: YAML, one mapping.
+        file: one YAML mapping, or what else the recipe reads.
         overrides: words ``key=value``; the value is read as YAML (``stop=["\\n"]``, ``max_steps=null``).
         given: values by name, for code.
 
@@ -79,7 +84,7 @@ def load_settings(
         InvalidRequestError: broken YAML, a key that is unknown (with the nearest known one), given twice or
             without effect, or a value of the wrong kind.
     """
-    values = {} if file is None else read_yaml(Path(file))
+    values = {} if file is None else config_class.read_file(Path(file))
     return make_settings(config_class, _merged(values | given, parse_overrides(overrides)))
 
 

@@ -1,12 +1,14 @@
-"""Trackers: TensorBoard, Weights & Biases (offline too) and trackio behind two methods.
+"""Trackers: a log file for people, TensorBoard, Weights & Biases (offline too) and trackio behind two methods.
 
-Each is an extra of the package and imported only when it was asked for. Nothing leaves this machine unless the
+Each but the log is an extra of the package and imported only when it was asked for. Nothing leaves this machine unless the
 user chose wandb or trackio and configured it so. Called by ``session.py`` when an experiment opens.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +26,27 @@ class Tracker(Protocol):
     def close(self) -> None:
         """Write out everything."""
         ...
+
+
+class _Log:
+    """Lines for people in ``<folder>.log``, beside the experiment's folder; a continued experiment appends."""
+
+    def __init__(self, folder: Path, name: str, project: str, config: Mapping[str, Any]) -> None:
+        path = folder.with_name(f"{folder.name}.log")
+        self._file = path.open("a", encoding="utf-8")
+        settings = json.dumps(dict(config), ensure_ascii=False, sort_keys=True)
+        self._write(f"{name}: opened with {settings}")
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        shown = (f"{key}={value:.6g}" for key, value in values.items())
+        self._write(f"step {step}: {' '.join(shown)}")
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, text: str) -> None:
+        self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        self._file.flush()
 
 
 class _TensorBoard:
@@ -80,7 +103,7 @@ class _Trackio:
         self._trackio.finish()
 
 
-_KINDS = {"tensorboard": _TensorBoard, "wandb": _Wandb, "trackio": _Trackio}
+_KINDS = {"log": _Log, "tensorboard": _TensorBoard, "wandb": _Wandb, "trackio": _Trackio}
 
 
 def open_trackers(
@@ -89,7 +112,7 @@ def open_trackers(
     """The trackers of these names.
 
     Args:
-        names: of ``tensorboard``, ``wandb``, ``trackio``.
+        names: of ``log``, ``tensorboard``, ``wandb``, ``trackio``.
         folder: the experiment's.
         name: of the experiment, the same when it is continued.
         project: groups experiments (wandb, trackio).

@@ -17,7 +17,7 @@ from eztinker.recipes.experiment.settings import RecipeConfig
 from eztinker.rl.schedule import Schedule, ScheduleName
 from eztinker.rl.training import AdamW
 
-TrackerName = Literal["tensorboard", "wandb", "trackio"]
+TrackerName = Literal["log", "tensorboard", "wandb", "trackio"]
 
 
 def as_trackers(value: Any) -> Any:
@@ -77,7 +77,8 @@ class TrainingConfig(RecipeConfig):
     save_total_limit: int | None = Field(None, ge=1, description="Newest checkpoints to keep.")
     seed: int = Field(0, ge=0, lt=2**31, description="Of adapter, order, samples.")
     report_to: Annotated[list[TrackerName], BeforeValidator(as_trackers)] = Field(
-        default_factory=list, description="Trackers: tensorboard, wandb, trackio."
+        default_factory=list,
+        description="Trackers: log (OUTPUT_DIR.log), tensorboard, wandb, trackio.",
     )
     run_name: str | None = Field(None, description="Name of the experiment in trackers.")
     project: str = Field("eztinker", description="Project in wandb and trackio.")

@@ -1,0 +1,211 @@
+"""Stage 7, deployment: merge the adapter into its base model, serve it, ask it.
+
+Each action is a command of its own process: ``eztinker merge`` and ``eztinker serve`` (tensors and servers are not a
+recipe's affair), ``vllm serve``, and one request to whoever answers. Called by ``scripts/7_deploy.py`` and the recipe.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from eztinker.errors import (
+    AlreadyExistsError,
+    InvalidRequestError,
+    NotFoundError,
+    ServerUnreachableError,
+    UnsupportedError,
+)
+from eztinker.recipes.experiment.policy import ADAPTER_CONFIG
+from eztinker.recipes.finance.config import FinanceConfig
+from eztinker.recipes.terminal import Progress, pick
+from eztinker.rl.durable import draft_of, put_in_place
+
+NAME = "finance-deploy"
+ACTIONS = ("merge", "serve", "simple", "test")
+QUESTION = "某公司2023年营收1000万元，同比增长25%，请计算2022年营收。"
+REQUEST_TIMEOUT_S = 600.0
+MERGE = "python scripts/7_deploy.py --action merge"
+
+
+# Merge --------------------------------------------------------------------------------------------
+
+
+def run(config: FinanceConfig, client: Any, progress: Progress) -> dict[str, Any]:
+    """Stage 7 of the recipe: merge what stage 5 left, or stage 4 where it stopped there."""
+    return merge(config, progress)
+
+
+def merge(config: FinanceConfig, progress: Progress, adapter: Path | None = None) -> dict[str, Any]:
+    """Write ``ckpts/merged_model``; one that is there stays until the new one is whole.
+
+    Args:
+        adapter: PEFT folder; None takes that of stage 5.
+
+    Raises:
+        NotFoundError: no adapter; the message says which stage to run.
+        AlreadyExistsError: there is a merged model, and nothing is to be overwritten (``code="output_exists"``).
+        InvalidRequestError: the command refused; the message is its own.
+    """
+    source, target = adapter or config.adapter("grpo"), config.paths.merged_model
+    _refuse_whole_model(source)
+    if target.exists() and not config.overwrite:
+        raise AlreadyExistsError(
+            f"{target} exists and is finished. Pass --overwrite (overwrite=true) to merge anew.",
+            code="output_exists",
+            field="overwrite",
+        )
+    progress.say(pick(f"Merging {source} into its base model", f"合并 {source} 到基础模型"))
+    draft = draft_of(target)
+    done = _merged(source, draft)
+    put_in_place(draft, target)
+    return {**done, "folder": str(target), "adapter": str(source)}
+
+
+def _merged(source: Path, target: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "eztinker", "merge", str(source), str(target), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  ours
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise InvalidRequestError(
+            f"{source} was not merged: {said[-1]}", code="merge_failed", field="model_path"
+        )
+    return json.loads(done.stdout)
+
+
+def _refuse_whole_model(folder: Path) -> None:
+    if not (folder / ADAPTER_CONFIG).is_file():
+        kind = "a whole model" if (folder / "config.json").is_file() else "no adapter"
+        raise InvalidRequestError(
+            f"{folder} is {kind}; merge takes a PEFT folder such as ckpts/grpo_lora.",
+            code="not_an_adapter",
+            field="model_path",
+        )
+
+
+# Serve --------------------------------------------------------------------------------------------
+
+
+def merged_folder(config: FinanceConfig, model_path: str | None) -> Path:
+    """The whole model to serve.
+
+    Raises:
+        InvalidRequestError: an adapter (``code="is_adapter"``).
+        NotFoundError: nothing there yet.
+    """
+    folder = config.paths.merged_model if model_path is None else Path(model_path)
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise InvalidRequestError(
+            f"{folder} is a LoRA adapter, and a whole model is served. Merge it first: {MERGE} "
+            f"--model_path {folder}; then serve ckpts/merged_model.",
+            code="is_adapter",
+            field="model_path",
+        )
+    if not (folder / "config.json").is_file():
+        raise NotFoundError(
+            f"{folder} holds no model. Merge one first: {MERGE}",
+            code="stage_missing",
+            field="model_path",
+        )
+    return folder
+
+
+def vllm_command(config: FinanceConfig, folder: Path, name: str) -> list[str]:
+    """The command that serves a folder with vLLM.
+
+    Raises:
+        UnsupportedError: vLLM is not installed (``code="missing_extra"``).
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise UnsupportedError(
+            "vLLM is not installed. Install it where there is a GPU (pip install 'eztinker[vllm]'), or use the "
+            "built-in server: python scripts/7_deploy.py --action simple",
+            code="missing_extra",
+            field="action",
+        )
+    address = ["--host", config.deploy.host, "--port", str(config.deploy.port)]
+    longest = ["--max-model-len", str(config.model.model_max_length)]
+    return [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)),
+        *("--served-model-name", name, *address, *longest),
+    ]
+
+
+def simple_command(config: FinanceConfig, folder: Path, name: str) -> list[str]:
+    """The command that serves a folder with this package's OpenAI-compatible server."""
+    return [
+        *(sys.executable, "-m", "eztinker", "serve", name, "--alias", f"{name}={folder.resolve()}"),
+        *("--host", config.deploy.host, "--port", str(config.deploy.port)),
+        *("--state-dir", str(config.output_dir / "serving")),
+    ]
+
+
+def serve(command: list[str], progress: Progress) -> int:
+    """Run a serving command until it ends; its exit code. Ctrl-C reaches it as it reaches us."""
+    progress.say(" ".join(command))
+    with subprocess.Popen(command) as process:  # noqa: S603  ours
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                continue  # it has been told too, and ends in order
+
+
+# Test ---------------------------------------------------------------------------------------------
+
+
+def ask(config: FinanceConfig, name: str | None, question: str = QUESTION) -> dict[str, Any]:
+    """Ask the model that is served at the configured address.
+
+    Args:
+        name: as it is served; None takes the first that the server lists.
+
+    Returns:
+        ``model``, ``question``, ``answer``, ``usage``.
+
+    Raises:
+        ServerUnreachableError: nobody answers there.
+        InvalidRequestError: the server refused; the message is its own.
+    """
+    host = "127.0.0.1" if config.deploy.host in ("0.0.0.0", "::") else config.deploy.host  # noqa: S104
+    base_url = f"http://{host}:{config.deploy.port}/v1"
+    try:
+        with httpx.Client(timeout=REQUEST_TIMEOUT_S, trust_env=False) as client:
+            model = name or _first_model(client, base_url)
+            body = {"model": model, "messages": [{"role": "user", "content": question}]}
+            found = _checked(client.post(f"{base_url}/chat/completions", json=body))
+    except httpx.TransportError as error:
+        raise ServerUnreachableError(
+            f"Nobody answers at {base_url} ({error}). Start one: python scripts/7_deploy.py --action serve (vLLM) or "
+            "--action simple; --host and --port name another address.",
+            field="port",
+        ) from None
+    answer = found["choices"][0]["message"]["content"]
+    return {"model": model, "question": question, "answer": answer, "usage": found.get("usage")}
+
+
+def _first_model(client: httpx.Client, base_url: str) -> str:
+    listed = _checked(client.get(f"{base_url}/models"))["data"]
+    if not listed:
+        raise InvalidRequestError(f"{base_url} serves no model.", field="port")
+    return listed[0]["id"]
+
+
+def _checked(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        found = answer.json()
+    except ValueError:
+        found = None
+    if answer.status_code != 200 or not isinstance(found, dict):
+        error = found.get("error") if isinstance(found, dict) else None
+        said = error.get("message") if isinstance(error, dict) else answer.text[:200]
+        raise InvalidRequestError(
+            f"{answer.url} answered {answer.status_code}: {said}", code="refused", field="port"
+        )
+    return found

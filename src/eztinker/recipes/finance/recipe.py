@@ -1,0 +1,112 @@
+"""The eight stages in one go: ``eztinker recipe finance --stages 1-8``.
+
+A stage whose output is there is not repeated, one that was interrupted continues where it stood; when a stage made
+something new, the later ones are done anew on it. Called by the command line and the demonstration.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from eztinker.errors import EZTinkerError
+from eztinker.recipes.experiment.plan import Plan
+from eztinker.recipes.finance.config import FinanceConfig
+from eztinker.recipes.finance.stages import STAGES, read_stages
+from eztinker.recipes.terminal import Progress, SilentProgress, pick
+
+NAME = "finance"
+_MODULES = {
+    1: "prepare",
+    2: "distil",
+    3: "filter",
+    4: "sft",
+    5: "grpo",
+    6: "evaluation",
+    7: "deployment",
+    8: "ablation",
+}
+_FINISHED = ("output_exists",)
+Stage = Callable[[FinanceConfig, Any, Progress], dict[str, Any]]
+
+
+class Config(FinanceConfig):
+    """Settings of the pipeline, and which stages of it to run."""
+
+    stages: Annotated[str, BeforeValidator(str)] = Field(
+        "1-8", description="Stages to run: 1-8, 4-6, 1-3,6."
+    )
+
+    def check_effect(self) -> None:
+        """The stages can be read."""
+        super().check_effect()
+        read_stages(self.stages)
+
+
+def stage_of(number: int) -> Stage:
+    """The work of a stage."""
+    return importlib.import_module(f"eztinker.recipes.finance.{_MODULES[number]}").run
+
+
+def run(
+    config: Config,
+    client: Any,
+    progress: Progress | None = None,
+    *,
+    stages: Mapping[int, Stage] | None = None,
+) -> dict[str, Any]:
+    """Run the stages that are asked for, or continue; figures in JSON types.
+
+    Args:
+        stages: work to do instead of a stage's own, by its number.
+
+    Returns:
+        The figures of each stage that ran, under its number and name (``4 sft``).
+    """
+    progress = progress or SilentProgress()
+    figures: dict[str, Any] = {}
+    is_fresh = config.overwrite
+    numbers = read_stages(config.stages)
+    for number in numbers:
+        name = f"{number} {STAGES[number]}"
+        progress.say(pick(f"Stage {number} of 8: {STAGES[number]}", f"第 {number} 阶段，共 8 阶段"))
+        work = (stages or {}).get(number) or stage_of(number)
+        try:
+            figures[name] = work(
+                config.model_copy(update={"overwrite": is_fresh}), client, progress
+            )
+            is_fresh = True
+        except EZTinkerError as error:
+            if error.details.get("code", error.code) not in _FINISHED:
+                raise
+            progress.say(pick("Done already.", "已完成。"))
+            figures[name] = {"done_already": True}
+    return figures
+
+
+def plan(config: Config, client: Any) -> Plan:
+    """What the stages would do: models, inputs and how much of each is there, outputs."""
+    paths, numbers = config.paths, read_stages(config.stages)
+    facts: dict[str, Any] = {
+        "stages": [f"{number} {STAGES[number]}" for number in numbers],
+        "teacher": config.teacher.model_name,
+        "judge": config.judge.model_name if config.use_judge else None,
+        "model": config.model.base_model,
+    }
+    for path in (paths.raw, paths.distilled, paths.sft_rows, paths.rl_rows, paths.test_rows):
+        facts[f"rows in {path}"] = _num_lines(path)
+    for folder in (paths.sft_lora, paths.grpo_lora, paths.merged_model):
+        facts[str(folder)] = "done" if folder.exists() else "to be made"
+    return Plan(NAME, facts, settings=config.resolved())
+
+
+def _num_lines(path: Path) -> int | None:
+    """Rows of a file; None when it is not there yet."""
+    if not path.is_file():
+        return None
+    with path.open(encoding="utf-8") as file:
+        return sum(bool(line.strip()) for line in file)

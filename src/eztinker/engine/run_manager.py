@@ -177,6 +177,10 @@ class RunManager:
             f"The engine worker died each time it read base model {base_model!r}."
         )
 
+    async def ready(self) -> None:
+        """Return when the worker has started."""
+        await self._supervisor.ready.wait()
+
     async def refusal(self) -> EZTinkerError:
         """Return when the engine is known to be unable to start with these settings, and why."""
         await self._supervisor.refused.wait()

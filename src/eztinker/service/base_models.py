@@ -37,6 +37,7 @@ class BaseModels(View):
 
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
+        self._hub = hub.Hub(config.hub_timeout_s)
         self._records: dict[str, BaseModelRecord] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
         self._locks: dict[str, asyncio.Lock] = {}
@@ -139,7 +140,7 @@ class BaseModels(View):
         target = self._target(bare)
         if not hub.may_be_id(target):
             raise _not_found(name, tried)
-        folder = await hub.fetch(target, timeout_s=self._config.hub_timeout_s, tried=tried)
+        folder = await self._hub.fetch(target, tried=tried)
         if folder is None:
             raise _not_found(name, tried)
         record = await asyncio.to_thread(read_record, name, folder)

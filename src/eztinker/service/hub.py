@@ -1,7 +1,8 @@
 """The model hub: a model from its local cache, or downloaded because the user named it.
 
-Asks the hub once, for a bounded time; a machine without a network is told apart in seconds. Takes
-configuration, tokenizer and safetensors files only, never code or pickles. Called by ``base_models.py``.
+Asks the hub once, for a bounded time, and not again for a while when it did not answer: on a machine without a
+network a mistyped name is refused at once. Takes configuration, tokenizer and safetensors files only, never code
+or pickles. Called by ``base_models.py``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from pathlib import Path
 
 from eztinker.errors import UnsupportedError
@@ -21,39 +23,71 @@ _TEXT_SUFFIXES = (".json", ".txt", ".jinja", ".model")
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 
 
+SILENCE_S = 60.0
+"""How long a hub that did not answer is not asked again."""
+
+
 def may_be_id(name: str) -> bool:
     """Whether ``name`` has the form of a hub id (``gpt2``, ``org/model``)."""
     return bool(_ID.match(name)) and ".." not in name and "--" not in name
 
 
-async def fetch(model_id: str, *, timeout_s: float, tried: list[str]) -> Path | None:
-    """Folder of a model of the hub: from the cache, else downloaded.
+class Hub:
+    """The hub as one server sees it.
 
     Args:
-        model_id: an id for which ``may_be_id`` holds.
-        timeout_s: how long to wait for the hub's first answer.
-        tried: gets a line on each place that did not have it.
-
-    Raises:
-        UnsupportedError: the model exists, but not as safetensors, or needs consent.
+        timeout_s: how long to wait for its first answer.
     """
-    folder = await asyncio.to_thread(_from_cache, model_id, tried)
-    if folder is not None:
-        return folder
-    if _is_offline():
-        tried.append("the hub was not asked (HF_HUB_OFFLINE is set)")
-        return None
-    probe = asyncio.ensure_future(asyncio.to_thread(_file_names, model_id, timeout_s, tried))
-    # The sockets have the same timeout, but resolving a name can hang longer than any of them.
-    done, _ = await asyncio.wait({probe}, timeout=timeout_s + 0.5)
-    if not done:
-        probe.add_done_callback(lambda task: task.exception())
-        tried.append(f"the hub did not answer within {timeout_s:g} s")
-        return None
-    names = probe.result()
-    if names is None:
-        return None
-    return await asyncio.to_thread(_download, model_id, _wanted(model_id, names), tried)
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._silent_until_s = 0.0
+
+    async def fetch(self, model_id: str, *, tried: list[str]) -> Path | None:
+        """Folder of a model of the hub: from the cache, else downloaded.
+
+        Args:
+            model_id: an id for which ``may_be_id`` holds.
+            tried: gets a line on each place that did not have it.
+
+        Raises:
+            UnsupportedError: the model exists, but not as safetensors, or needs consent.
+        """
+        folder = await asyncio.to_thread(_from_cache, model_id, tried)
+        if folder is not None:
+            return folder
+        if _is_offline():
+            tried.append("the hub was not asked (HF_HUB_OFFLINE is set)")
+            return None
+        silent_s = self._silent_until_s - time.monotonic()
+        if silent_s > 0:
+            tried.append(f"the hub did not answer a moment ago (asked again in {silent_s:.0f} s)")
+            return None
+        try:
+            names = await self._ask(model_id, tried)
+        except ConnectionError as silence:
+            self._silent_until_s = time.monotonic() + SILENCE_S
+            tried.append(str(silence))
+            return None
+        if names is None:
+            return None
+        return await asyncio.to_thread(_download, model_id, _wanted(model_id, names), tried)
+
+    async def _ask(self, model_id: str, tried: list[str]) -> list[str] | None:
+        timeout_s = self._timeout_s
+        probe = asyncio.ensure_future(asyncio.to_thread(_file_names, model_id, timeout_s, tried))
+        # The sockets have the same timeout, but resolving a name can hang longer than any of them.
+        done, _ = await asyncio.wait({probe}, timeout=timeout_s + 0.5)
+        if not done:
+            probe.add_done_callback(lambda task: task.exception())
+            raise ConnectionError(f"the hub did not answer within {timeout_s:g} s")
+        return probe.result()
+
+
+def warm_up() -> None:
+    """Import what asking the hub needs: half a second that the first mistyped name would wait."""
+    if not _is_offline():
+        from huggingface_hub import HfApi  # noqa: F401
 
 
 def _is_offline() -> bool:
@@ -89,7 +123,11 @@ def _has_all_shards(folder: Path) -> bool:
 
 
 def _file_names(model_id: str, timeout_s: float, tried: list[str]) -> list[str] | None:
-    """Files of the model at the hub; None when the hub does not answer or does not have it."""
+    """Files of the model at the hub; None when the hub does not have it.
+
+    Raises:
+        ConnectionError: the hub does not answer.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
@@ -109,8 +147,7 @@ def _file_names(model_id: str, timeout_s: float, tried: list[str]) -> list[str] 
         tried.append(f"the hub answered with an error (HTTP {status})")
         return None
     except Exception as error:  # whatever the HTTP library raises without a network
-        tried.append(f"the hub cannot be reached ({type(error).__name__})")
-        return None
+        raise ConnectionError(f"the hub cannot be reached ({type(error).__name__})") from None
     return [sibling.rfilename for sibling in info.siblings or []]
 
 

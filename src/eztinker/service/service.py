@@ -19,6 +19,7 @@ from eztinker.engine.executors.base import Executor
 from eztinker.engine.model_shape import read_shape
 from eztinker.engine.run_manager import RunManager
 from eztinker.errors import EZTinkerError
+from eztinker.service import hub
 from eztinker.service.accounts import Accounts
 from eztinker.service.base_models import BaseModels
 from eztinker.service.checkpoints import Checkpoints
@@ -108,6 +109,7 @@ class Service:
         ]
         self._background.append(asyncio.create_task(self._sweep(), name="sweep"))
         self._background.append(asyncio.create_task(self._watch_engine(), name="watch-engine"))
+        self._background.append(asyncio.create_task(self._warm_up(), name="warm-up"))
 
     def let_go(self) -> None:
         """Let go whoever waits for a job, so that the server's last answers are given; ``stop`` follows."""
@@ -169,6 +171,10 @@ class Service:
 
     async def _watch_engine(self) -> None:
         self._note_start_failure(await self._engine.refusal())
+
+    async def _warm_up(self) -> None:
+        await self._engine.ready()
+        await asyncio.to_thread(hub.warm_up)
 
     async def _preload(self, name: str) -> None:
         try:

@@ -212,6 +212,30 @@ async def test_a_hub_that_does_not_answer_is_given_up(monkeypatch: pytest.Monkey
     released.set()
 
 
+async def test_a_silent_hub_is_asked_once_and_then_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    def no_network(model_id: str, *_: Any) -> None:
+        asked.append(model_id)
+        raise ConnectionError("the hub cannot be reached (ConnectError)")
+
+    monkeypatch.setattr(hub, "_is_offline", lambda: False)
+    monkeypatch.setattr(hub, "_file_names", no_network)
+    found = models()
+    with pytest.raises(NotFoundError, match="cannot be reached"):
+        await found.resolve("org/one")
+    with pytest.raises(NotFoundError, match="did not answer a moment ago"):
+        await found.resolve("org/two")
+    assert asked == ["org/one"]
+    monkeypatch.setattr(hub, "SILENCE_S", 0)
+    later = models()
+    for _ in range(2):
+        with pytest.raises(NotFoundError, match="cannot be reached"):
+            await later.resolve("org/three")
+
+
 async def test_without_a_network_the_probe_fails_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     class NoNetwork:
         def model_info(self, *_: Any, **__: Any) -> None:

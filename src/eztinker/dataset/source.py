@@ -62,7 +62,12 @@ class _Search:
 
 
 def find_source(
-    name: str, split: str, *, data_path: str | Path | None = None, hub: HubDataset | None = None
+    name: str,
+    split: str,
+    *,
+    data_path: str | Path | None = None,
+    hub: HubDataset | None = None,
+    is_cache_only: bool = False,
 ) -> Source:
     """Find the files of a split.
 
@@ -72,6 +77,7 @@ def find_source(
         data_path: a file, taken as it is for every split, or a folder with ``<split>.jsonl`` (or ``.json``,
             ``.parquet``). When given, nothing else is tried.
         hub: where the hub has it; None for sets that are not there.
+        is_cache_only: look into the hub's cache, but do not ask the hub.
 
     Raises:
         NotFoundError: ``code="dataset_not_found"``; the message and ``details["tried"]`` name every place.
@@ -82,7 +88,9 @@ def find_source(
         return _given_path(search, Path(data_path))
     source = _data_dir(search)
     if source is None and hub is not None:
-        source = _hub_cache(search, hub) or _hub(search, hub)
+        source = _hub_cache(search, hub)
+        if source is None and not is_cache_only:
+            source = _hub(search, hub)
     if source is None:
         raise search.not_found(
             f"Give data_path=FILE.jsonl, or a folder with {split}.jsonl, or set {DATA_DIR_VARIABLE} to a folder "
@@ -179,9 +187,9 @@ def files_of_split(names: list[str], config: str, split: str) -> list[str]:
 
 
 def _hub(search: _Search, hub: HubDataset) -> Source | None:
-    offline = [name for name in _OFFLINE_VARIABLES if os.environ.get(name, "").upper() in _TRUE]
+    offline = offline_variable()
     if offline:
-        search.tried.append(f"hub {hub.repo_id}: not asked, {offline[0]} is set")
+        search.tried.append(f"hub {hub.repo_id}: not asked, {offline} is set")
         return None
     from huggingface_hub import constants
 
@@ -191,6 +199,11 @@ def _hub(search: _Search, hub: HubDataset) -> Source | None:
         )
         return None
     return _download(search, hub)
+
+
+def offline_variable() -> str | None:
+    """The variable that forbids asking anything outside this machine, if one is set."""
+    return next((n for n in _OFFLINE_VARIABLES if os.environ.get(n, "").upper() in _TRUE), None)
 
 
 def hub_answers(endpoint: str, timeout_s: float = PROBE_TIMEOUT_S) -> bool:

@@ -6,7 +6,7 @@ Called by the demo, the command line and the doors. Knows nothing of recipes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from eztinker.recipes.terminal import Progress, pick
 @contextmanager
 def client_or_own_server(
     base_url: str | None,
-    model: str,
+    model: str | Sequence[str],
     state_dir: Path,
     progress: Progress,
     api_key: str | None = None,
@@ -28,7 +28,7 @@ def client_or_own_server(
 
     Args:
         base_url: a server to use; None takes ``EZTINKER_BASE_URL``, else the default address, else starts one.
-        model: base model of a server that is started.
+        model: base model of a server that is started; none: it loads what it is asked for.
         state_dir: where a server that is started keeps its state, to be found again.
         progress: is told when one is started.
         api_key: of a server that answers.

@@ -57,7 +57,7 @@ class Door:
                 _add(parser, taken.get(key, key), key, info)
         for flag, (key, value) in self.switches.items():
             parser.add_argument(
-                *_spellings(flag), dest=key, action="store_const", const=value, default=argparse.SUPPRESS
+                *spellings(flag), dest=key, action="store_const", const=value, default=argparse.SUPPRESS
             )  # fmt: skip
         parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with the same names")
         parser.add_argument("--base-url", "--base_url", metavar="URL", help="server to use")
@@ -93,7 +93,8 @@ class Door:
         return translated
 
 
-def _spellings(flag: str) -> list[str]:
+def spellings(flag: str) -> list[str]:
+    """A flag with its dashes, also with dashes for underscores."""
     return list(dict.fromkeys([f"--{flag}", f"--{flag.replace('_', '-')}"]))
 
 
@@ -103,11 +104,11 @@ def _add(parser: argparse.ArgumentParser, flag: str, key: str, info: Any) -> Non
     text = f"{info.description or ''}{shown}".replace("%", "%%")
     common: dict[str, Any] = {"dest": key, "default": argparse.SUPPRESS, "help": text}
     if info.annotation is bool:
-        parser.add_argument(*_spellings(flag), action=argparse.BooleanOptionalAction, **common)
+        parser.add_argument(*spellings(flag), action=argparse.BooleanOptionalAction, **common)
     elif isinstance(default, list) or "list" in str(info.annotation):
-        parser.add_argument(*_spellings(flag), nargs="*", **common)
+        parser.add_argument(*spellings(flag), nargs="*", **common)
     else:
-        parser.add_argument(*_spellings(flag), type=_reader(info), metavar="VALUE", **common)
+        parser.add_argument(*spellings(flag), type=_reader(info), metavar="VALUE", **common)
 
 
 def _reader(info: Any) -> Callable[[str], Any]:

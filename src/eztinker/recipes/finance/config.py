@@ -183,8 +183,10 @@ class FinanceConfig(RecipeConfig):
         """The same settings with values of parts changed: ``with_parts(sft={"num_train_epochs": 1})``."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         for name, change in changes.items():
-            held: Part = getattr(self, name)
-            values[name] = type(held)(**{**held.model_dump(), **change})
+            part: Part = getattr(self, name).model_copy(deep=True)
+            for key, value in change.items():
+                setattr(part, key, value)
+            values[name] = part
         return type(self)(**values)
 
     def adapter(self, kind: Literal["sft", "grpo"]) -> Path:

@@ -140,6 +140,44 @@ def test_training_and_evaluation(
     )
 
 
+TRAINING = [
+    str(ROOT / "train" / "sft_train.py"),
+    *("--model_path", "nano", "--sampled_data", "train/sampled_data.json"),
+    *("--articles_path", "LawShift/articles_original.json", "--output_dir", "defaults"),
+    *("--num_train_epochs", "15", "--lora_r", "4", "--save_steps", "2", "--save_total_limit", "1"),
+]
+
+
+def test_a_killed_training_with_defaults_continues_and_its_merged_model_is_judged(
+    folder: Path, sampled: Path, running_server: EmbeddedServer
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="NF4 is the default, and its library is not here")
+    killed = subprocess.Popen(
+        [sys.executable, *TRAINING], cwd=folder, env=environment(running_server.base_url), stderr=subprocess.DEVNULL
+    )  # fmt: skip
+    with killed:
+        while killed.poll() is None and not list((folder / "defaults").glob("sft_*/checkpoint-*")):
+            time.sleep(0.02)
+        killed.kill()
+    assert not list((folder / "defaults").glob("sft_*/final_model"))
+    done = run(folder, running_server, *TRAINING, "--resume")
+    assert done.returncode == 0, done.stderr
+    (experiment,) = (folder / "defaults").glob("sft_*")
+    assert len(list(experiment.glob("checkpoint-*"))) == 1
+    assert list((experiment / "logs").glob("events.*"))
+    steps = [json.loads(line) for line in (experiment / "metrics.jsonl").read_text().splitlines()]
+    numbers = [line["step"] for line in steps if "loss" in line]
+    assert numbers == list(range(1, len(numbers) + 1))
+    merge = ["-m", "eztinker", "merge", str(experiment / "final_model"), "merged"]
+    merged = run(folder, running_server, *merge, "--quantization", "nf4")
+    assert merged.returncode == 0, merged.stderr
+    judged = run(
+        folder, running_server, str(ROOT / "eval" / "evaluate.py"), "--model_path", str(folder / "merged"),
+        *("--test_dir", "LawShift/term_up", "--max_new_tokens", "8", "--output_dir", "results/merged"),
+    )  # fmt: skip
+    assert judged.returncode == 0, judged.stderr
+
+
 def test_mistakes_are_named(folder: Path, running_server: EmbeddedServer) -> None:
     def fails(*arguments: str) -> tuple[int, str]:
         done = run(folder, running_server, *arguments)

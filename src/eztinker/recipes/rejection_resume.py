@@ -1,17 +1,20 @@
-"""Whether the run that an interrupted recipe left on the server can be continued, and from where.
+"""Whether the run that an interrupted recipe left on the server can be continued, and from which step.
 
-Compares the run with what is on record, and takes back the steps of an unfinished epoch where a checkpoint allows
-it. Called by ``rejection_sft.py`` in its first phase.
+Compares the run with what is on record; the steps of an unfinished epoch stay, and the server's log has their losses.
+Called by ``rejection_sft.py``.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from eztinker.errors import NotFoundError
+from eztinker.errors import InvalidRequestError, NotFoundError
+from eztinker.recipes.experiment.session import settle
 from eztinker.recipes.rejection_state import RejectionState
 from eztinker.recipes.terminal import Progress, pick
 from eztinker.rl.training_run import find_run
+
+_LOG_PAGE = 1000
 
 
 def checkpoint_name(epoch: int) -> str:
@@ -20,14 +23,17 @@ def checkpoint_name(epoch: int) -> str:
 
 
 def can_continue(client: Any, state: RejectionState, progress: Progress) -> bool:
-    """Whether training goes on with the known run; it then stands at the end of the last finished epoch.
+    """Whether training goes on with the known run.
+
+    Waits for what is still on its way to it, and drops a gradient that no step followed.
 
     Returns:
-        False when the server no longer has the run, or when its first epoch was interrupted: training then
-        starts anew from the buffer, which holds answers of the untrained weights.
+        False when the server no longer has the run: training then starts anew from the buffer, which holds answers
+        of the untrained weights.
     """
     assert state.run_id is not None
     try:
+        settle(client, state.run_id)
         run = find_run(client, state.run_id)
     except NotFoundError:
         progress.say(
@@ -38,39 +44,46 @@ def can_continue(client: Any, state: RejectionState, progress: Progress) -> bool
         )
         return False
     lora = run["lora_config"]
+    settings = f"rank {lora['r']}, alpha {lora['lora_alpha']}, dropout {lora['lora_dropout']}"
+    num_epochs, num_steps = len(state.epochs), run["step"] - state.step
     progress.say(
         pick(
-            f"Continuing run {state.run_id} after epoch {len(state.epochs)} "
-            f"(rank {lora['r']}, alpha {lora['lora_alpha']}, dropout {lora['lora_dropout']}).",
-            f"继续训练运行 {state.run_id}，已完成 {len(state.epochs)} 轮"
-            f"（rank {lora['r']}，alpha {lora['lora_alpha']}，dropout {lora['lora_dropout']}）。",
-        )
-    )
-    num_steps = run["step"] - state.step
-    return num_steps == 0 or _rewind(client, state, progress, num_steps)
-
-
-def _rewind(client: Any, state: RejectionState, progress: Progress, num_steps: int) -> bool:
-    """Take back the steps of the epoch that was interrupted; False when only a new run can."""
-    run_id, last = state.run_id, len(state.epochs)
-    names = {found["name"] for found in client.get_checkpoints(run_id)}
-    if checkpoint_name(last) in names:
-        state.step = client.load_checkpoint(run_id, checkpoint_name(last))["step"]
-        return True
-    if last == 0:
-        progress.say(
-            pick(
-                "Epoch 1 was interrupted: training starts anew from the buffer with a new run.",
-                "第 1 轮被中断：用新的训练运行从缓冲区重新开始训练。",
-            )
-        )
-        return False
-    progress.say(
-        pick(
-            f"Epoch {last + 1} was interrupted after {num_steps} steps. They stay in the weights, and the epoch "
-            "starts over (with --checkpoint it would start from the end of the last epoch).",
-            f"第 {last + 1} 轮在 {num_steps} 步后中断。这些更新保留在权重中，该轮重新开始"
-            "（使用 --checkpoint 则从上一轮结束处开始）。",
+            f"Continuing run {state.run_id} after epoch {num_epochs}, step {num_steps} of the next ({settings}).",
+            f"继续训练运行 {state.run_id}：已完成 {num_epochs} 轮和下一轮的 {num_steps} 步（{settings}）。",
         )
     )
     return True
+
+
+def losses_since(client: Any, run_id: str, step: int, num_planned: int) -> list[float]:
+    """Losses of the steps that a run has taken after ``step``, from the server's log.
+
+    Args:
+        client: an ``EZTinkerClient``.
+        run_id: the run.
+        step: at the end of the last finished epoch.
+        num_planned: steps of the epoch.
+
+    Raises:
+        InvalidRequestError: the run has taken more steps than the epoch has: someone else trains it too.
+    """
+    num_taken = find_run(client, run_id)["step"] - step
+    if not 0 <= num_taken <= num_planned:
+        raise InvalidRequestError(
+            f"Run {run_id} stands {num_taken} steps after the last finished epoch, and this epoch has "
+            f"{num_planned}: something else has trained it. Start afresh with --reset-buffer.",
+            code="run_changed",
+            field="output_dir",
+        )
+    if not num_taken:
+        return []
+    losses, loss, after = [], float("nan"), None
+    while entries := client.get_log(run_id, after=after, limit=_LOG_PAGE):
+        after = entries[-1]["seq"]
+        for entry in entries:
+            result = entry["result"]
+            if entry["kind"] == "forward_backward" and entry["status"] == "completed":
+                loss = result["loss"]
+            elif entry["kind"] == "optim_step" and result.get("step", 0) > step:
+                losses.append(loss)
+    return losses[:num_taken]

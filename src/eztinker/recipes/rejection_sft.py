@@ -6,7 +6,7 @@ answer's tokens only (Yuan et al., 2023, arXiv:2308.01825; rejection sampling fi
 1. create a run (rank-1 LoRA), or find the one that an interrupted run left;
 2. fill the buffer: sample and grade candidates for every example, best one into ``rejection_buffer.jsonl``;
 3. epochs: the first trains on the buffer, whose candidates the untouched weights have just given; each later
-   one samples new candidates with the updated weights. Only correct answers are trained on, ``batch_size`` of
+   one samples new candidates with the updated weights, into a file of its own until the epoch is on record. Only correct answers are trained on, ``batch_size`` of
    them per optimizer step;
 4. evaluation on held-out problems, greedy, before training and after every epoch.
 
@@ -29,10 +29,12 @@ from typing import Any
 from eztinker.errors import InvalidRequestError
 from eztinker.recipes.rejection_config import RejectionSFTConfig
 from eztinker.recipes.rejection_report import RejectionSFTReport, epoch_metrics
-from eztinker.recipes.rejection_resume import can_continue, checkpoint_name
+from eztinker.recipes.rejection_resume import can_continue, checkpoint_name, losses_since
 from eztinker.recipes.rejection_state import (
     BUFFER_FILE,
+    epoch_file,
     open_state,
+    remove_epoch_files,
     remove_progress,
 )
 from eztinker.recipes.terminal import Progress, SilentProgress, pick
@@ -47,7 +49,7 @@ from eztinker.rl.candidates import (
 )
 from eztinker.rl.evaluation import measure_accuracy
 from eztinker.rl.rejection_sampler import buffer_rows, missing_examples
-from eztinker.rl.training import TrainedStep, in_batches, train_steps
+from eztinker.rl.training import in_batches, train_steps
 from eztinker.rl.training_run import create_training_run, find_run, tokenizer_of_run
 
 
@@ -74,7 +76,7 @@ def run_rejection_sft(
 
     Raises:
         InvalidRequestError: the folder's buffer was made with something else; a setting is out of range.
-        EZTinkerError: what the server refused; run it again to continue from the last finished epoch.
+        EZTinkerError: what the server refused; run it again to continue from the last step.
     """
     recipe = _Recipe(config, client, dataset, eval_dataset, progress or SilentProgress())
     recipe.open_run(create_run or partial(_create_run, config, client))
@@ -132,11 +134,12 @@ class _Recipe:
     # Phase 1 ------------------------------------------------------------------------------------------
 
     def open_run(self, create_run: Callable[[], str]) -> None:
-        """Find the run of an interrupted recipe as its last finished epoch left it, or create one."""
+        """Find the run of an interrupted recipe, or create one."""
         if self.state.run_id is not None and not can_continue(
             self.client, self.state, self.progress
         ):
             self.state.forget_epochs()
+            remove_epoch_files(self.folder)
         if self.state.run_id is None:
             self._say("Phase 1: create a run", "阶段 1：创建训练运行")
             self.state.run_id = create_run()
@@ -148,12 +151,16 @@ class _Recipe:
 
     def fill_buffer(self) -> None:
         """Sample and grade candidates for every example that the buffer does not hold yet."""
-        path = self.folder / BUFFER_FILE
+        self.buffer = self._rows(BUFFER_FILE, "buffer")
+
+    def _rows(self, name: str, purpose: str) -> list[Row]:
+        """A file of best candidates, filled up with what it lacks."""
+        path = self.folder / name
         missing = missing_examples(self.examples, path, self.params)
-        if missing:
+        if missing and purpose == "buffer":
             self._say("Phase 2: fill the buffer", "阶段 2：填充拒绝采样缓冲区")
-            append_rows(self._best_candidates(missing, "buffer"), path)
-        self.buffer = load_buffer(path)
+        append_rows(self._best_candidates(missing, purpose) if missing else (), path)
+        return load_buffer(path)
 
     def _best_candidates(self, examples: Sequence[Example], purpose: str) -> Any:
         rows = buffer_rows(
@@ -177,14 +184,10 @@ class _Recipe:
             f"Epoch {epoch} of {self.config.epochs}", f"第 {epoch} 轮，共 {self.config.epochs} 轮"
         )
         # Before the first epoch the weights are those that gave the buffer its candidates.
-        rows = (
-            self.buffer
-            if epoch == 1
-            else list(self._best_candidates(self.examples, f"epoch {epoch}"))
-        )
+        rows = self.buffer if epoch == 1 else self._rows(epoch_file(epoch), f"epoch {epoch}")
         data = self._training_data(rows)
-        steps = self._train(epoch, list(data.values()))
-        metrics = epoch_metrics(epoch, rows, [s.loss for s in steps], num_trained=len(data))
+        losses = self._train(epoch, list(data.values()))
+        metrics = epoch_metrics(epoch, rows, losses, num_trained=len(data))
         evaluation = self._evaluate(epoch)
         metrics["test_accuracy_before"] = self.state.evaluations[-1]["accuracy"]
         metrics["test_accuracy_after"] = evaluation["accuracy"]
@@ -193,7 +196,7 @@ class _Recipe:
             self._mark_trained(set(data))
         self.state.epochs.append(metrics)
         self.state.evaluations.append(evaluation)
-        self.state.step = steps[-1].step if steps else self.state.step
+        self.state.step += len(losses)
         self._save_epoch(epoch)
 
     def _training_data(self, rows: Sequence[Row]) -> dict[int, dict[str, Any]]:
@@ -208,19 +211,22 @@ class _Recipe:
         answer = Candidate(row["best_response"], prompt_tokens, row.get("best_tokens", ()))
         return training_datum(self.tokenizer, answer, example.prompt, example.question)
 
-    def _train(self, epoch: int, data: list[dict[str, Any]]) -> list[TrainedStep]:
-        """One pass over the data in a seeded order."""
+    def _train(self, epoch: int, data: list[dict[str, Any]]) -> list[float]:
+        """One pass over the data in a seeded order; the losses of its steps, taken now or before an interruption."""
         random.Random(f"{self.config.seed}/{epoch}").shuffle(data)  # noqa: S311  an order, not a secret
         batches = in_batches(data, self.config.batch_size)
+        taken = losses_since(self.client, self.run_id, self.state.step, len(batches))
+        left = batches[len(taken) :]
         steps = train_steps(
             self.client,
             self.run_id,
-            batches,
+            left,
             learning_rate=self.config.learning_rate,
             weight_decay=self.config.weight_decay,
             grad_clip_norm=self.config.grad_clip_norm,
         )
-        return list(self.progress.track(pick("training", "训练"), steps, len(batches)))
+        tracked = self.progress.track(pick("training", "训练"), steps, len(left))
+        return taken + [step.loss for step in tracked]
 
     def _mark_trained(self, example_ids: set[int]) -> None:
         for row in self.buffer:
@@ -231,6 +237,7 @@ class _Recipe:
         if self.config.checkpoint:
             self.client.save_checkpoint(self.run_id, checkpoint_name(epoch), overwrite=True)
         self.state.save(self.folder)
+        remove_epoch_files(self.folder)
         self.report().save(self.folder)
 
     # Phase 4 ------------------------------------------------------------------------------------------

@@ -21,6 +21,11 @@ RESULTS_FILE = "rejection_sft_results.json"
 PLOT_FILE = "rejection_sft.png"
 
 
+def epoch_file(epoch: int | str) -> str:
+    """Name of the file with the best candidates of an epoch that is not on record yet."""
+    return f"rejection_epoch_{epoch}.jsonl"
+
+
 @dataclass
 class RejectionState:
     """Progress of one output folder.
@@ -78,6 +83,13 @@ def remove_progress(folder: Path) -> None:
     """Forget buffer, state and results, for a fresh start; other files stay."""
     for name in (BUFFER_FILE, STATE_FILE, RESULTS_FILE, PLOT_FILE):
         (folder / name).unlink(missing_ok=True)
+    remove_epoch_files(folder)
+
+
+def remove_epoch_files(folder: Path) -> None:
+    """Forget the candidates of epochs after the first: they are on record, or their weights are gone."""
+    for path in folder.glob(epoch_file("*")):
+        path.unlink()
 
 
 def _mismatch(folder: Path, differences: list[str]) -> InvalidRequestError:

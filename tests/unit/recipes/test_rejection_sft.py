@@ -156,43 +156,37 @@ def test_a_finished_run_goes_on_with_more_epochs(tmp_path: Path):
     assert [m["epoch"] for m in more.training_metrics] == [1, 2, 3]
 
 
-def test_epoch_interrupted_is_undone_by_its_checkpoint(tmp_path: Path):
-    client, whole = FakeClient(), run(FakeClient(), config(tmp_path / "whole", checkpoint=True))
-    settings = config(tmp_path / "part", checkpoint=True)
-    client.fail_after_steps = whole.training_metrics[0]["num_steps"] + 1
+@pytest.mark.parametrize("epoch", [1, 2])
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_an_interrupted_epoch_continues_at_its_step(
+    epoch: int, checkpoint: bool, tmp_path: Path
+) -> None:
+    client = FakeClient()
+    whole = run(FakeClient(), config(tmp_path / "whole", checkpoint=checkpoint))
+    settings = config(tmp_path / "part", checkpoint=checkpoint)
+    first = whole.training_metrics[0]["num_steps"]
+    client.fail_after_steps = 2 if epoch == 1 else first + 1
     with pytest.raises(JobFailedError):
         run(client, settings)
-    client.fail_after_steps = None
+    (only,) = client.runs.values()
+    assert only.step == client.fail_after_steps
+    client.fail_after_steps, num_before = None, len(client.samples)
     report = run(client, settings)
+    fresh = 24 if epoch == 1 else 0  # epoch 2's candidates are kept while it is not on record
+    assert sum(s["temperature"] > 0 for s in client.samples[num_before:]) == fresh
     assert report.evaluations == whole.evaluations
     assert report.losses == whole.losses
     assert len(client.runs) == 1
+    assert not list((tmp_path / "part").glob("rejection_epoch_*"))
 
 
-def test_first_epoch_interrupted_starts_a_new_run_from_the_same_buffer(tmp_path: Path):
-    client, whole = FakeClient(), run(FakeClient(), config(tmp_path / "whole"))
-    client.fail_after_steps = 1
-    settings, notes = config(tmp_path / "part"), Notes()
-    with pytest.raises(JobFailedError):
-        run(client, settings)
-    client.fail_after_steps = None
-    num_before = len(client.samples)
-    report = run(client, settings, notes)
-    assert any("anew from the buffer" in line for line in notes.lines)
-    assert len(client.runs) == 2
-    assert sum(s["temperature"] > 0 for s in client.samples[num_before:]) == 24  # epoch 2 only
-    assert report.evaluations == whole.evaluations
-
-
-def test_later_epoch_interrupted_without_checkpoint_says_that_its_steps_stay(tmp_path: Path):
+def test_a_run_that_something_else_trained_is_refused(tmp_path: Path) -> None:
     client = FakeClient()
-    settings, notes = config(tmp_path), Notes()
     run(client, config(tmp_path, epochs=1))
     (only,) = client.runs.values()
-    only.step += 2
-    run(client, settings, notes)
-    assert any("interrupted after 2 steps" in line for line in notes.lines)
-    assert len(client.runs) == 1
+    only.step += 100
+    with pytest.raises(InvalidRequestError, match="something else has trained it"):
+        run(client, config(tmp_path))
 
 
 def test_run_lost_by_the_server_is_said_and_epochs_start_anew_from_the_buffer(tmp_path: Path):

@@ -68,6 +68,7 @@ class FakeRun:
     pending: int = 0
     trained: list[dict[str, Any]] = field(default_factory=list)
     checkpoints: dict[str, int] = field(default_factory=dict)
+    log: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
     @property
     def skill(self) -> float:
@@ -118,6 +119,16 @@ class FakeClient:
             for k, r in self.runs.items()
         ]
 
+    def get_jobs(self, run_id: str, status: str | None = None) -> list[dict[str, Any]]:
+        return []  # nothing is ever left in the queue
+
+    def get_log(self, run_id: str, after: int | None, limit: int) -> list[dict[str, Any]]:
+        entries = [
+            {"seq": i, "kind": kind, "status": "completed", "result": result}
+            for i, (kind, result) in enumerate(self.runs[run_id].log)
+        ]
+        return [entry for entry in entries if after is None or entry["seq"] > after][:limit]
+
     def get_tokenizer(self, base_model: str | None = None) -> CharTokenizer:
         self.num_tokenizers += 1
         return CharTokenizer()
@@ -155,12 +166,14 @@ class FakeClient:
             return self._handle(error)
         run.trained += data
         run.pending += len(data)
+        run.log.append(("forward_backward", {"loss": 1.0 / (1 + run.step)}))
         return self._handle({"loss": 1.0 / (1 + run.step), "batches": len(data)})
 
     def submit_optim_step(self, run_id: str, **params: Any) -> Handle:
         run = self.runs[run_id]
         if run.pending:
             run.step, run.pending = run.step + 1, 0
+            run.log.append(("optim_step", {"step": run.step}))
         return self._handle({"step": run.step, "status": "optimizer_step_completed"})
 
     def forward_backward(self, run_id: str, *, data: list[dict[str, Any]]) -> dict[str, Any]:

@@ -5,12 +5,13 @@ Knows the chat template through the tokenizer, and nothing of sampling or traini
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from eztinker.dataset.lawshift import Articles, Case
 from eztinker.errors import InvalidRequestError, NotFoundError, UnsupportedError
+from eztinker.recipes.terminal import pick
 from eztinker.rendering.judgment import judgment_request
 
 OMISSION = "……（中间略）……"
@@ -24,9 +25,10 @@ class Asked:
 
     Attributes:
         prompt: text with the chat template applied and the assistant's turn opened.
-        tokens: the same as token ids.
+        tokens: the same as token ids; more than there is room for when not ``fits``.
         missing: ids of statutes that were not found.
         is_shortened: whether the middle of the facts was left out.
+        fits: whether there is room for it; if not, statutes and request alone are too long and it cannot be asked.
     """
 
     case: Case
@@ -34,6 +36,7 @@ class Asked:
     tokens: list[int]
     missing: tuple[str, ...]
     is_shortened: bool
+    fits: bool = True
 
 
 class Asker:
@@ -42,7 +45,7 @@ class Asker:
     Args:
         tokenizer: of the model; needs a chat template.
         max_prompt_tokens: room for a prompt.
-        is_strict: a statute that is not found is an error.
+        is_strict: a statute that is not found, or statutes that do not fit, are an error.
 
     Raises:
         UnsupportedError: the model has no chat template (``code="no_chat_template"``).
@@ -65,7 +68,7 @@ class Asker:
 
         Raises:
             NotFoundError: strict, and a statute is missing (``code="article_not_found"``).
-            InvalidRequestError: the statutes alone do not fit (``code="prompt_too_long"``).
+            InvalidRequestError: strict, and the statutes alone do not fit (``code="prompt_too_long"``).
         """
         found = [(i, articles.text(i)) for i in case.relevant_articles]
         missing = tuple(i for i, text in found if text is None)
@@ -87,25 +90,44 @@ class Asker:
 
         fact = self._fitting(case, render)
         prompt, tokens = render(fact)
-        return Asked(case, prompt, list(tokens), missing, fact != case.fact)
+        fits = len(tokens) <= self._room
+        if not fits and self._is_strict:
+            raise _too_long(f"Case {case.case_id}: statutes and request alone are", self._room)
+        return Asked(case, prompt, list(tokens), missing, fact != case.fact, fits)
 
     def _fitting(self, case: Case, render: Any) -> str:
-        """The longest form of the facts that fits; found by halving."""
+        """The longest form of the facts that fits, found by halving; the shortest form when none does."""
         if len(render(case.fact)[1]) <= self._room:
             return case.fact
         low, high = LEAST_FACT_CHARS, len(case.fact)
         if len(render(shortened(case.fact, low))[1]) > self._room:
-            raise InvalidRequestError(
-                f"Case {case.case_id}: statutes and request alone are longer than the {self._room} tokens there is "
-                "room for. Raise max_prompt_length (max_length in training), or take the case out.",
-                code="prompt_too_long",
-                field="max_prompt_length",
-            )
+            return shortened(case.fact, low)
         while high - low > 1:
             middle = (low + high) // 2
             fits = len(render(shortened(case.fact, middle))[1]) <= self._room
             low, high = (middle, high) if fits else (low, middle)
         return shortened(case.fact, low)
+
+
+def longest_prompt(asked: Sequence[Asked], room: int) -> int:
+    """Tokens of the longest prompt that can be asked.
+
+    Raises:
+        InvalidRequestError: there is no such prompt (``code="prompt_too_long"``).
+    """
+    lengths = [len(one.tokens) for one in asked if one.fits]
+    if not lengths:
+        raise _too_long(f"Statutes and request of each of {len(asked)} cases are", room)
+    return max(lengths)
+
+
+def _too_long(what: str, room: int) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"{what} longer than the {room} tokens there is room for. Raise max_prompt_length (max_length in "
+        "training), or take such cases out.",
+        code="prompt_too_long",
+        field="max_prompt_length",
+    )
 
 
 def shortened(fact: str, num_chars: int) -> str:
@@ -122,6 +144,11 @@ def context_length(client: Any, base_model: str) -> int | None:
         if entry["kind"] == "base_model" and entry["id"] == base_model:
             return entry.get("context_length")
     return None
+
+
+def room_for_prompt(max_prompt_tokens: int, context: int | None) -> int:
+    """Tokens that a prompt may have so that some are left for the answer."""
+    return max_prompt_tokens if context is None else min(max_prompt_tokens, context - 64)
 
 
 def answer_room(max_new_tokens: int, max_prompt_tokens: int, context: int | None) -> int:
@@ -142,12 +169,23 @@ def answer_room(max_new_tokens: int, max_prompt_tokens: int, context: int | None
 
 
 def count_problems(asked: Iterable[Asked]) -> dict[str, int]:
-    """How many cases lack a statute, and of how many the facts were shortened."""
+    """How many cases lack a statute, of how many the facts were shortened, and how many could not be asked."""
     listed = list(asked)
     return {
         "cases_with_missing_articles": sum(bool(one.missing) for one in listed),
-        "shortened_facts": sum(one.is_shortened for one in listed),
+        "shortened_facts": sum(one.is_shortened and one.fits for one in listed),
+        "cases_too_long": sum(not one.fits for one in listed),
     }
+
+
+def told(problems: Mapping[str, int]) -> str:
+    """The same for people."""
+    return pick(
+        "{cases_with_missing_articles} cases lack a statute; the facts of {shortened_facts} were shortened; "
+        "{cases_too_long} were left out, their statutes alone being too long.",
+        "{cases_with_missing_articles} 个案件缺少法条；{shortened_facts} 个案件的事实被缩短；"
+        "{cases_too_long} 个案件因法条过长而略去。",
+    ).format(**problems)
 
 
 def distinct(texts: Iterable[str]) -> Iterator[str]:

@@ -27,6 +27,7 @@ from eztinker.rl.scorecard import EvaluationParams, evaluate_examples
 
 NAME = "lawshift-demo"
 DATA_FOLDER = "LawShift"
+CASES, KEPT = "cases.json", "kept.json"
 
 
 class Config(RecipeConfig):
@@ -34,7 +35,7 @@ class Config(RecipeConfig):
 
     model_name_or_path: str = Field("nano", min_length=1, description="Base model.")
     output_dir: Path = Field(Path("lawshift-demo"), description="Data, checkpoints, results.")
-    num_train: int = Field(400, ge=1, description="Training cases.")
+    num_train: int = Field(400, ge=1, description="Training cases of each round, all different.")
     num_test: int = Field(60, ge=1, description="Cases of each of the six test folders.")
     num_rounds: int = Field(2, ge=1, description="Rounds of sampling and training.")
     num_samples: int = Field(8, ge=1, le=256, description="Answers to each training case.")
@@ -51,8 +52,8 @@ class Config(RecipeConfig):
 def plan(config: Config, client: Any) -> Plan:
     """What the demo would do."""
     facts = {
-        "training_cases": config.num_train,
-        "answers": config.num_train * config.num_samples,
+        "training_cases": config.num_train * config.num_rounds,
+        "answers": config.num_train * config.num_rounds * config.num_samples,
         "test_cases": 2 * config.num_test * len(CHANGES),
     }
     return Plan(NAME, facts, settings=config.resolved())
@@ -67,7 +68,7 @@ def run(config: Config, client: Any, progress: Progress) -> dict[str, Any]:
     if not (data / "training_set.json").exists():
         write_generated(
             data,
-            num_train=config.num_train,
+            num_train=config.num_train * config.num_rounds,
             num_test=config.num_test,
             num_held_out=config.num_held_out,
             seed=config.seed,
@@ -140,7 +141,11 @@ def _evaluate(
 def _round(
     config: Config, client: Any, progress: Progress, number: int, model: str
 ) -> dict[str, Any]:
-    """Sample from the model as it is, train on what was right; a round that is done is not done again."""
+    """Sample from the model as it is, train the base model on all that was right so far.
+
+    Each round has cases of its own and begins at the base model again, as in ReST-EM (Singh et al., 2023): what was
+    learnt by heart in one round cannot pass for an answer in the next. A round that is done is not done again.
+    """
     progress.say(
         pick(
             f"2. Round {number}: rejection sampling, then SFT",
@@ -153,8 +158,10 @@ def _round(
         return json.loads(known.read_text(encoding="utf-8"))
     output = folder / "sampled_data.json"
     if not output.exists():
+        _deal(config, number)
         sample.run(_sample_config(config, number, model), client, progress)
-    trained = sft.run(_sft_config(config, number, model), client, progress)
+    _gather(config, number)
+    trained = sft.run(_sft_config(config, number), client, progress)
     done = {
         "num_accepted": len(read_cases(output)),
         "steps": trained["steps"],
@@ -165,10 +172,32 @@ def _round(
     return done
 
 
+def _deal(config: Config, number: int) -> None:
+    """The round's own part of the training cases: an answer learnt by heart helps with none of the next."""
+    cases = _read(config.output_dir / DATA_FOLDER / "training_set.json")
+    part = cases[(number - 1) * config.num_train : number * config.num_train]
+    write_text(config.output_dir / f"round_{number}" / CASES, _json(part))
+
+
+def _gather(config: Config, number: int) -> None:
+    """What all rounds so far have kept."""
+    folders = [config.output_dir / f"round_{i}" for i in range(1, number + 1)]
+    rows = [row for folder in folders for row in _read(folder / "sampled_data.json")]
+    write_text(folders[-1] / KEPT, _json(rows))
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=1) + "\n"
+
+
 def _sample_config(config: Config, number: int, model: str) -> sample.Config:
     values = {
         "model_path": model,
-        "training_data": config.output_dir / DATA_FOLDER / "training_set.json",
+        "training_data": config.output_dir / f"round_{number}" / CASES,
         "articles": config.output_dir / DATA_FOLDER / "articles_original.json",
         "output": config.output_dir / f"round_{number}" / "sampled_data.json",
         "num_samples": config.num_samples,
@@ -180,12 +209,11 @@ def _sample_config(config: Config, number: int, model: str) -> sample.Config:
     return make_settings(sample.Config, values)
 
 
-def _sft_config(config: Config, number: int, model: str) -> sft.Config:
+def _sft_config(config: Config, number: int) -> sft.Config:
     folder = config.output_dir / f"round_{number}"
     values = {
         "model_name_or_path": config.model_name_or_path,
-        "init_from": model if number > 1 else None,
-        "sampled_data": folder / "sampled_data.json",
+        "sampled_data": folder / KEPT,
         "articles_path": config.output_dir / DATA_FOLDER / "articles_original.json",
         "output_dir": folder / "checkpoints",
         "num_train_epochs": config.num_train_epochs,

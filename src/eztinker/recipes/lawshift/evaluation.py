@@ -29,6 +29,8 @@ from eztinker.recipes.lawshift.asking import (
     answer_room,
     context_length,
     count_problems,
+    longest_prompt,
+    room_for_prompt,
 )
 from eztinker.recipes.terminal import Progress, pick
 from eztinker.rl.candidates import (
@@ -44,6 +46,15 @@ from eztinker.rl.pass_at_k import mean_with_interval
 
 NAME = "lawshift-eval"
 SPLITS: tuple[Split, ...] = get_args(Split)
+
+NOT_ASKED = {
+    "text": "",
+    "verdict": None,
+    "success": False,
+    "is_exact": False,
+    "reason": "prompt_too_long",
+}
+"""Stands for the answer to a case whose statutes do not fit: it counts, as not right."""
 
 
 class Config(RecipeConfig):
@@ -94,11 +105,14 @@ class Judge:
     context: int | None
     config: Config
 
+    @property
+    def room(self) -> int:
+        """For a prompt, in tokens."""
+        return room_for_prompt(self.config.max_prompt_length, self.context)
+
     def asked(self, folder: Folder, split: Split) -> list[Asked]:
         """A split's cases as prompts; poisoned statutes are announced as new law."""
-        room = self.config.max_prompt_length
-        room = room if self.context is None else min(room, self.context - 64)
-        asker = Asker(self.tokenizer, room, is_strict=self.config.strict)
+        asker = Asker(self.tokenizer, self.room, is_strict=self.config.strict)
         articles = folder.articles[split]
         return [
             asker.ask(case, articles, is_new_law=split == "poisoned")
@@ -107,8 +121,8 @@ class Judge:
 
     def params(self, asked: Sequence[Asked]) -> CandidateParams:
         """How to sample, given the longest prompt."""
-        longest = max(len(one.tokens) for one in asked)
         config = self.config
+        longest = longest_prompt(asked, self.room)
         room = answer_room(config.max_new_tokens, longest, self.context)
         return CandidateParams(
             config.num_samples, config.temperature, room, stop=(), top_p=config.top_p
@@ -204,9 +218,13 @@ def _predictions(
         )
     first = 0 if split == SPLITS[0] else len(asked_by_split[SPLITS[0]])
     left = [i for i in range(len(asked)) if first + i not in journal.done]
-    answers = _answers(judge, asked, left, f"{folder.name}/{split}", client)
+    fitting = [i for i in left if asked[i].fits]
+    answers = _answers(judge, asked, fitting, f"{folder.name}/{split}", client)
+    for index in left:
+        if not asked[index].fits:
+            journal.add({"index": first + index, "answers": [NOT_ASKED]})
     label = f"{folder.name} {pick(split, {'original': '原法', 'poisoned': '新法'}[split])}"
-    for index, candidates in progress.track(label, answers, len(left)):
+    for index, candidates in progress.track(label, answers, len(fitting)):
         judged = [_judged(judge, asked[index], c, folder.label, split) for c in candidates]
         journal.add({"index": first + index, "answers": judged})
     return [

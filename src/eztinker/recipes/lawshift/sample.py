@@ -32,6 +32,9 @@ from eztinker.recipes.lawshift.asking import (
     context_length,
     count_problems,
     distinct,
+    longest_prompt,
+    room_for_prompt,
+    told,
 )
 from eztinker.recipes.terminal import Progress, pick
 from eztinker.rl.candidates import (
@@ -110,16 +113,10 @@ def prepare(config: Config, client: Any) -> Setup:
     policy, base = policy_of(client, config.model_path, config.base_model)
     tokenizer = client.get_tokenizer(base)
     context = context_length(client, base)
-    asker = Asker(
-        tokenizer,
-        config.max_prompt_length
-        if context is None
-        else min(config.max_prompt_length, context - 64),
-        is_strict=config.strict,
-    )
+    prompt_room = room_for_prompt(config.max_prompt_length, context)
+    asker = Asker(tokenizer, prompt_room, is_strict=config.strict)
     asked = [asker.ask(case, articles) for case in cases]
-    longest = max(len(one.tokens) for one in asked)
-    room = answer_room(config.max_new_tokens, longest, context)
+    room = answer_room(config.max_new_tokens, longest_prompt(asked, prompt_room), context)
     params = CandidateParams(
         config.num_samples, config.temperature, room, stop=(), top_p=config.top_p
     )
@@ -133,10 +130,10 @@ def plan(config: Config, client: Any) -> Plan:
         "cases": len(setup.asked),
         "answers": len(setup.asked) * config.num_samples,
         "max_new_tokens": setup.params.max_new_tokens,
-        **length_facts([len(one.tokens) for one in setup.asked]),
+        **length_facts([len(one.tokens) for one in setup.asked if one.fits]),
         **count_problems(setup.asked),
     }
-    first = [one.prompt for one in setup.asked[:2]]
+    first = [one.prompt for one in setup.asked if one.fits][:2]
     return Plan(NAME, facts, first, settings=config.resolved())
 
 
@@ -178,13 +175,8 @@ def _nothing_accepted(statistics: dict[str, Any], path: Path) -> EZTinkerError:
 
 def _tell(setup: Setup, config: Config, journal: Journal, progress: Progress) -> None:
     problems = count_problems(setup.asked)
-    if problems["cases_with_missing_articles"] or problems["shortened_facts"]:
-        progress.say(
-            pick(
-                "{cases_with_missing_articles} cases lack a statute; the facts of {shortened_facts} were shortened.",
-                "{cases_with_missing_articles} 个案件缺少法条；{shortened_facts} 个案件的事实被缩短。",
-            ).format(**problems)
-        )
+    if any(problems.values()):
+        progress.say(told(problems))
     if setup.params.max_new_tokens < config.max_new_tokens:
         progress.say(
             pick(
@@ -202,7 +194,10 @@ def _outcomes(
     config: Config, client: Any, setup: Setup, left: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
     """One JSON outcome per case: its distinct answers with their reasons."""
-    examples = [Example(i, "", setup.asked[i].prompt, "") for i in left]
+    for index in left:
+        if not setup.asked[index].fits:
+            yield {"index": index, "num_sampled": 0, "num_tokens": 0, "answers": []}
+    examples = [Example(i, "", setup.asked[i].prompt, "") for i in left if setup.asked[i].fits]
     for example, candidates in sample_candidates(
         client,
         setup.policy,

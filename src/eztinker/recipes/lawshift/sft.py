@@ -28,7 +28,7 @@ from eztinker.recipes.experiment.loop import FINAL_CHECKPOINT, log_step
 from eztinker.recipes.experiment.plan import Plan, length_facts
 from eztinker.recipes.experiment.session import Session, open_session
 from eztinker.recipes.experiment.training_settings import TrackerName, TrainingConfig, as_trackers
-from eztinker.recipes.lawshift.asking import Asker, context_length
+from eztinker.recipes.lawshift.asking import Asker, context_length, told
 from eztinker.recipes.terminal import Progress, pick
 from eztinker.rl.candidates import training_datum
 from eztinker.rl.schedule import Schedule, ScheduleName
@@ -88,11 +88,13 @@ class Question:
         data: one for each answer, with 1/n as the weight of every token.
         num_missing: statutes that were not found.
         is_shortened: whether the facts of any prompt were shortened.
+        is_too_long: its statutes leave no room for facts and answer, so it has no data.
     """
 
     data: list[Datum]
     num_missing: int
     is_shortened: bool
+    is_too_long: bool = False
 
 
 # Data ---------------------------------------------------------------------------------------------
@@ -117,7 +119,14 @@ def read_questions(config: Config, tokenizer: Any, context: int | None) -> list[
     answers: dict[tuple[Any, ...], dict[str, Case]] = {}
     for case, response in zip(cases, responses, strict=True):
         answers.setdefault(_identity(case), {})[response] = case
-    return [_question(config, tokenizer, articles, room, found) for found in answers.values()]
+    questions = [_question(config, tokenizer, articles, room, found) for found in answers.values()]
+    if not any(question.data for question in questions):
+        raise InvalidRequestError(
+            f"The statutes of all {len(questions)} questions leave no room within {room} tokens. Raise max_length.",
+            code="prompt_too_long",
+            field="max_length",
+        )
+    return questions
 
 
 def _identity(case: Case) -> tuple[Any, ...]:
@@ -149,6 +158,8 @@ def _question(
                 field="max_length",
             )
         asked = Asker(tokenizer, room - num_answer, is_strict=config.strict).ask(case, articles)
+        if not asked.fits:
+            return Question([], len(asked.missing), is_shortened=False, is_too_long=True)
         datum = training_datum(tokenizer, response, asked.prompt, "")
         assert datum is not None  # the response is not empty
         data.append(weighted(datum, 1 / len(answers), train_on_prompt=config.train_on_prompt))
@@ -175,10 +186,11 @@ def weighted(datum: Datum, weight: float, *, train_on_prompt: bool = False) -> D
 def steps_of(questions: Sequence[Question], config: Config) -> list[list[Question]]:
     """The questions of every optimizer step, by seed alone.
 
-    Each epoch goes through all questions in an order of its own; a step takes whole questions until it has
+    Each epoch goes through all questions that have data, in an order of its own; a step takes whole questions until it has
     ``batch_size`` answers or more.
     """
-    epochs = (_epoch(questions, config, number) for number in itertools.count())
+    usable = [question for question in questions if question.data]
+    epochs = (_epoch(usable, config, number) for number in itertools.count())
     if config.max_steps is not None:
         return list(itertools.islice(itertools.chain.from_iterable(epochs), config.max_steps))
     num_whole, rest = int(config.num_train_epochs), config.num_train_epochs % 1
@@ -235,10 +247,11 @@ def plan(config: Config, client: Any) -> Plan:
 
 def _counts(questions: Sequence[Question]) -> dict[str, int]:
     return {
-        "questions": len(questions),
+        "questions": sum(bool(question.data) for question in questions),
         "answers": sum(len(question.data) for question in questions),
         "cases_with_missing_articles": sum(bool(question.num_missing) for question in questions),
         "shortened_facts": sum(question.is_shortened for question in questions),
+        "cases_too_long": sum(question.is_too_long for question in questions),
     }
 
 
@@ -280,13 +293,9 @@ def _folder(config: Config) -> Path:
 def _tell(questions: Sequence[Question], progress: Progress) -> None:
     counts = _counts(questions)
     progress.say(
-        pick(
-            "{answers} answers to {questions} questions; {cases_with_missing_articles} cases lack a statute, the "
-            "facts of {shortened_facts} were shortened.",
-            "{questions} 个问题共 {answers} 个回答；{cases_with_missing_articles} 个案件缺少法条，"
-            "{shortened_facts} 个案件的事实被缩短。",
-        ).format(**counts)
-    )
+        pick("{answers} answers to {questions} questions.", "{questions} 个问题共 {answers} 个回答。").format(**counts)
+    )  # fmt: skip
+    progress.say(told(counts))
 
 
 def _train(session: Session, steps: Sequence[Sequence[Question]], schedule: Schedule) -> None:

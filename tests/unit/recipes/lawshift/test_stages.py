@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,14 @@ from eztinker.grading.legal import Verdict
 from eztinker.recipes.experiment.journal import Journal
 from eztinker.recipes.experiment.settings import make_settings
 from eztinker.recipes.lawshift import evaluation, sample, sft
-from eztinker.recipes.lawshift.asking import OMISSION, Asker, answer_room, shortened
+from eztinker.recipes.lawshift.asking import (
+    OMISSION,
+    Asker,
+    answer_room,
+    count_problems,
+    longest_prompt,
+    shortened,
+)
 from tests.unit.rl.fake_service import CharTokenizer
 
 LAWS = Articles({"264-0-0": "盗窃的，处三年以下。"})
@@ -43,8 +51,37 @@ def test_long_facts_lose_their_middle_and_nothing_else() -> None:
     assert 295 <= len(asked.tokens) <= 300  # as much as fits
     assert abs(asked.prompt.count("首") - asked.prompt.count("尾")) <= 1
     assert shortened("abc", 3) == "abc"
+
+
+def test_statutes_that_do_not_fit_are_counted_or_refused() -> None:
+    asked = [Asker(Tokenizer(), room).ask(case(), LAWS) for room in (50, 500)]
+    assert [one.fits for one in asked] == [False, True]
+    assert count_problems(asked)["cases_too_long"] == 1
+    assert longest_prompt(asked, 500) == len(asked[1].tokens)
     with pytest.raises(InvalidRequestError, match="max_prompt_length"):
-        Asker(Tokenizer(), 50).ask(case(fact), LAWS)
+        longest_prompt(asked[:1], 50)
+    with pytest.raises(InvalidRequestError, match="Case 1"):
+        Asker(Tokenizer(), 50, is_strict=True).ask(case(), LAWS)
+
+
+def test_training_leaves_out_what_does_not_fit(tmp_path: Path) -> None:
+    rows = [
+        {"fact": "某甲偷窃。", "relevant_articles": [a], "charge": "盗窃", "prison_time": 6, "response": "盗窃 | 6"}
+        for a in ("1-0-0", "2-0-0")
+    ]  # fmt: skip
+    (tmp_path / "kept.json").write_text(json.dumps(rows), encoding="utf-8")
+    laws = {"1-0-0": "短", "2-0-0": "长" * 500}
+    (tmp_path / "laws.json").write_text(json.dumps(laws), encoding="utf-8")
+    values = {"sampled_data": tmp_path / "kept.json", "articles_path": tmp_path / "laws.json"}
+    config = make_settings(sft.Config, {**values, "max_length": 300, "max_steps": 3})
+    questions = sft.read_questions(config, Tokenizer(), None)
+    assert [(len(one.data), one.is_too_long) for one in questions] == [(1, False), (0, True)]
+    assert [len(step) for step in sft.steps_of(questions, config)] == [1, 1, 1]
+    (tmp_path / "laws.json").write_text(
+        json.dumps(dict.fromkeys(laws, "长" * 500)), encoding="utf-8"
+    )
+    with pytest.raises(InvalidRequestError, match="max_length"):
+        sft.read_questions(config, Tokenizer(), None)
 
 
 def test_a_missing_statute_is_counted_or_refused() -> None:

@@ -118,6 +118,22 @@ def test_the_whole_example(line: Line, server: EmbeddedServer, tmp_path: Path):
     assert names == [f"rejection_sft_epoch_{k}" for k in (1, 2, 3)]
 
 
+@long_form
+@pytest.mark.parametrize(
+    "text",
+    [
+        "uv run python rejection_sft_demo_sharegpt.py \\\n    --dataset-type sharegpt \\\n"
+        "    --data-path examples/sharegpt_dialect_b.json \\\n    --max-samples 50 \\\n    --epochs 3",
+        "python rejection_sft_demo.py --max-samples 25 --num-candidates 2",
+        "python rejection_sft_demo.py --max-samples 50",
+    ],
+)
+def test_the_other_lines_as_written(line: Line, tmp_path: Path, text: str):
+    done = line(text)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "data" / "rejection_sft_results.json").is_file()
+
+
 def test_rejection_sampling_on_conversations(line: Line, tmp_path: Path):
     done = line(
         """uv run python rejection_sft_demo_sharegpt.py \\

@@ -11,6 +11,7 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from eztinker.errors import AlreadyExistsError, InvalidRequestError, NotFoundError
@@ -69,16 +70,18 @@ def get_dataset(name: str, **kwargs: Any) -> Dataset:
     """Make the data set of a name with its own arguments, for instance ``get_dataset("gsm8k", split="test")``.
 
     Raises:
-        NotFoundError: no data set of this name (``code="dataset_not_found"``); other errors come from the set.
+        NotFoundError: no data set of this name (``code="dataset_unknown"``); other errors come from the set.
     """
     if name not in _registry:
         _import_built_in()
     if name not in _registry:
         near = difflib.get_close_matches(name, _registry, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
+        if Path(name).suffix or Path(name).exists():
+            hint = " A file of your own goes into train_file (sft, dpo, reward_model) or data_path beside the name of its format."
         raise NotFoundError(
             f"No data set named {name!r}. Known: {', '.join(sorted(_registry))}.{hint}",
-            code="dataset_not_found",
+            code="dataset_unknown",
             field="name",
         )
     return _registry[name](**kwargs)

@@ -58,8 +58,9 @@ def run(config: DPOConfig, client: Any, progress: Progress | None = None) -> dic
         ``run_id``, ``checkpoint``, ``steps``, ``train_pairs``, ``eval_accuracy`` (held-out pairs whose chosen reply
         gained more than the rejected one), ``eval_margin``, ``eval_loss_before``, ``eval_loss``, ``plot``.
     """
-    with open_session(NAME, config, client, progress or SilentProgress()) as session:
-        pairs = read_pairs(config, session.progress)
+    progress = progress or SilentProgress()
+    pairs = read_pairs(config, progress)
+    with open_session(NAME, config, client, progress) as session:
         data, refused = usable(pairs.train, lambda pair: pair_data(session.tokenizer, pair, config))
         held_out, more = usable(
             pairs.held_out, lambda pair: pair_data(session.tokenizer, pair, config)

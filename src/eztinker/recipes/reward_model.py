@@ -48,9 +48,10 @@ def run(config: RewardModelConfig, client: Any, progress: Progress | None = None
         ``run_id``, ``checkpoint``, ``reward_token`` (id), ``steps``, ``train_pairs``, ``eval_accuracy_before``,
         ``eval_accuracy`` (held-out pairs in the right order) with ``eval_accuracy_ci95``, ``eval_margin``, ``plot``.
     """
-    with open_session(NAME, config, client, progress or SilentProgress()) as session:
+    progress = progress or SilentProgress()
+    pairs = read_pairs(config, progress)
+    with open_session(NAME, config, client, progress) as session:
         token = reward_token_id(session.tokenizer, config.reward_token)
-        pairs = read_pairs(config, session.progress)
         train_pairs, _ = usable(
             pairs.train, lambda pair: pair_tokens(session.tokenizer, pair, config)
         )

@@ -62,8 +62,10 @@ def run(config: SFTConfig, client: Any, progress: Progress | None = None) -> dic
         ``run_id``, ``checkpoint`` (as ``init_from`` takes it), ``steps``, ``eval_loss_before``, ``eval_loss``,
         ``eval_perplexity``, ``train_examples``, ``plot``.
     """
-    with open_session(NAME, config, client, progress or SilentProgress()) as session:
-        data = read_supervised(config, session.tokenizer, session.progress)
+    progress = progress or SilentProgress()
+    # Before there is a run: data that cannot be used leave nothing behind.
+    data = read_supervised(config, client.get_tokenizer(config.model_name_or_path), progress)
+    with open_session(NAME, config, client, progress) as session:
         num_steps = config.num_steps(len(data.train))
 
         def batch(step: int) -> list[Datum]:

@@ -269,4 +269,4 @@ def test_a_user_adds_a_set_in_one_file() -> None:
 def test_an_unknown_name_is_told_with_the_nearest() -> None:
     with pytest.raises(NotFoundError, match="Did you mean 'gsm8k'") as caught:
         get_dataset("gsm8")
-    assert caught.value.code == "dataset_not_found"
+    assert caught.value.code == "dataset_unknown"

@@ -258,9 +258,9 @@ def _counts(questions: Sequence[Question]) -> dict[str, int]:
 def run(config: Config, client: Any, progress: Progress) -> dict[str, Any]:
     """Train, and bring the adapter home as ``final_model``."""
     config = config.model_copy(update={"output_dir": _folder(config)})
+    context = context_length(client, config.model_name_or_path)
+    questions = read_questions(config, client.get_tokenizer(config.model_name_or_path), context)
     with open_session(NAME, config, client, progress) as session:
-        context = context_length(client, config.model_name_or_path)
-        questions = read_questions(config, session.tokenizer, context)
         steps = steps_of(questions, config)
         _tell(questions, progress)
         _train(session, steps, config.schedule(len(steps)))

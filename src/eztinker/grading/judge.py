@@ -46,6 +46,24 @@ def _scaled(mark: str, best: str | None, largest: float) -> float | None:
 
 def read_marks(text: Any, names: tuple[str, ...], largest: float) -> dict[str, float] | None:
     """Several marks of one verdict by name, from a JSON object in it; None when one is missing or out of range."""
+    found = _object_in(text)
+    marks: dict[str, float] = {}
+    for name in names:
+        mark = None if found is None else found.get(name)
+        if isinstance(mark, bool) or not isinstance(mark, (int, float)) or not 0 <= mark <= largest:
+            return None
+        marks[name] = float(mark)
+    return marks
+
+
+def read_reason(text: Any, name: str = "reason") -> str:
+    """What a verdict's JSON object says under a name; empty when it says nothing."""
+    found = (_object_in(text) or {}).get(name)
+    return found.strip() if isinstance(found, str) else ""
+
+
+def _object_in(text: Any) -> dict[str, Any] | None:
+    """The JSON object in a text, reasoning before ``</think>`` aside."""
     if not isinstance(text, str):
         return None
     spoken = text[-MAX_TEXT_CHARS:].rpartition("</think>")[2]
@@ -54,12 +72,4 @@ def read_marks(text: Any, names: tuple[str, ...], largest: float) -> dict[str, f
         found = json.loads(spoken[start : end + 1])
     except (ValueError, RecursionError):
         return None
-    if not isinstance(found, dict):
-        return None
-    marks: dict[str, float] = {}
-    for name in names:
-        mark = found.get(name)
-        if isinstance(mark, bool) or not isinstance(mark, (int, float)) or not 0 <= mark <= largest:
-            return None
-        marks[name] = float(mark)
-    return marks
+    return found if isinstance(found, dict) else None

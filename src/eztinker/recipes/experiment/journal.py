@@ -29,8 +29,21 @@ class Journal:
         self._path, self.done, self._file = path, done, file
 
     @classmethod
-    def open(cls, output: Path, settings: Mapping[str, Any], *, overwrite: bool) -> Journal:
+    def open(
+        cls,
+        output: Path,
+        settings: Mapping[str, Any],
+        *,
+        overwrite: bool,
+        keeps_output: bool = False,
+    ) -> Journal:
         """Continue the journal of an output, or begin one.
+
+        Args:
+            output: what the items will make.
+            settings: of the work.
+            overwrite: begin afresh.
+            keeps_output: an output of before is not removed when work begins afresh: the new one replaces it.
 
         Raises:
             InvalidRequestError: the output is finished, or its journal has other settings.
@@ -38,8 +51,9 @@ class Journal:
         path = output.with_name(f".{output.name}.journal.jsonl")
         if overwrite:
             path.unlink(missing_ok=True)
-            output.unlink(missing_ok=True)
-        if output.exists() and not path.exists():
+            if not keeps_output:
+                output.unlink(missing_ok=True)
+        elif output.exists() and not path.exists():
             raise InvalidRequestError(
                 f"{output} exists and is finished. Name another output, or pass --overwrite.",
                 code="output_exists",

@@ -8,30 +8,38 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from eztinker.errors import InvalidRequestError, NotFoundError
 from eztinker.rl.candidates import Policy
 from eztinker.rl.training_run import find_run
 
+Quantization = Literal["none", "nf4", "int8"]
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
-def policy_of(client: Any, model_path: str, base_model: str | None) -> tuple[Policy, str]:
+def policy_of(
+    client: Any,
+    model_path: str,
+    base_model: str | None,
+    choose: Callable[[str], Quantization] = lambda _: "none",
+) -> tuple[Policy, str]:
     """The policy, and the name of its base model.
 
     Args:
         client: of the server that answers.
         model_path: name or folder of a whole model, ``RUN_ID``, ``RUN_ID@CHECKPOINT``, or a PEFT folder.
         base_model: of a PEFT folder; None takes what its configuration names.
+        choose: quantization of the base weights under a PEFT folder, given their model's name.
 
     Raises:
         InvalidRequestError: a base model was given for something that has one already.
     """
     if (Path(model_path) / ADAPTER_CONFIG).is_file():
-        return _adapter(client, Path(model_path), base_model)
+        return _adapter(client, Path(model_path), base_model, choose)
     run_id, _, checkpoint = model_path.partition("@")
     base = _base_of_run(client, run_id)
     if base is None and not checkpoint:
@@ -43,6 +51,14 @@ def policy_of(client: Any, model_path: str, base_model: str | None) -> tuple[Pol
         )
     _refuse_base(base_model, base, model_path)
     return Policy(run_id=run_id, checkpoint=checkpoint or None), base
+
+
+def context_length(client: Any, base_model: str) -> int | None:
+    """Most tokens of a sequence of the model; None when the server does not say."""
+    for entry in client.get_models():
+        if entry["kind"] == "base_model" and entry["id"] == base_model:
+            return entry.get("context_length")
+    return None
 
 
 def _base_of_run(client: Any, run_id: str) -> str | None:
@@ -61,16 +77,20 @@ def _refuse_base(given: str | None, own: str, model_path: str) -> None:
         )
 
 
-def _adapter(client: Any, folder: Path, base_model: str | None) -> tuple[Policy, str]:
+def _adapter(
+    client: Any, folder: Path, base_model: str | None, choose: Callable[[str], Quantization]
+) -> tuple[Policy, str]:
     config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     base = base_model or config.get("base_model_name_or_path")
     if not base:
         raise InvalidRequestError(
             f"{folder / ADAPTER_CONFIG} names no base model. Give --base_model.", field="base_model"
         )
-    run_id = f"adapter-{_digest(folder)[:16]}"
+    quantization = choose(base)
+    suffix = "" if quantization == "none" else f"-{quantization}"
+    run_id = f"adapter-{_digest(folder)[:16]}{suffix}"
     if _base_of_run(client, run_id) is None:
-        client.import_adapter(folder, base_model=base, run_id=run_id)
+        client.import_adapter(folder, base_model=base, run_id=run_id, quantization=quantization)
     return Policy(run_id=run_id), base
 
 

@@ -149,6 +149,11 @@ class FinanceConfig(RecipeConfig):
                 "filter.min_reasoning_chars",
                 "filter: min_reasoning_chars exceeds max_reasoning_chars.",
             )
+        if self.teacher.temperature == 0 and self.teacher.max_attempts > 2:
+            self.refuse(
+                "teacher.max_attempts",
+                "teacher.max_attempts above 2 needs a temperature above 0: the reminder changes a greedy answer once.",
+            )
         evaluation = self.evaluation
         if evaluation.num_samples > 1 and evaluation.temperature == 0:
             self.refuse(

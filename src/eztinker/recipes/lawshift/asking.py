@@ -138,14 +138,6 @@ def shortened(fact: str, num_chars: int) -> str:
     return fact[:head] + OMISSION + fact[len(fact) - (num_chars - head) :]
 
 
-def context_length(client: Any, base_model: str) -> int | None:
-    """Most tokens of a sequence of the model; None when the server does not say."""
-    for entry in client.get_models():
-        if entry["kind"] == "base_model" and entry["id"] == base_model:
-            return entry.get("context_length")
-    return None
-
-
 def room_for_prompt(max_prompt_tokens: int, context: int | None) -> int:
     """Tokens that a prompt may have so that some are left for the answer."""
     return max_prompt_tokens if context is None else min(max_prompt_tokens, context - 64)

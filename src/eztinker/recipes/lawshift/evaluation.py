@@ -21,13 +21,12 @@ from eztinker.errors import InvalidRequestError
 from eztinker.grading.legal import LabelCode, LegalGrade, Split, grade_verdict, succeeds
 from eztinker.recipes.experiment.journal import Journal
 from eztinker.recipes.experiment.plan import Plan
-from eztinker.recipes.experiment.policy import policy_of
+from eztinker.recipes.experiment.policy import context_length, policy_of
 from eztinker.recipes.experiment.settings import RecipeConfig
 from eztinker.recipes.lawshift.asking import (
     Asked,
     Asker,
     answer_room,
-    context_length,
     count_problems,
     longest_prompt,
     room_for_prompt,

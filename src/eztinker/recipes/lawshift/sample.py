@@ -23,13 +23,12 @@ from eztinker.errors import EZTinkerError, InvalidRequestError
 from eztinker.grading.legal import TermRule, grade_verdict
 from eztinker.recipes.experiment.journal import Journal
 from eztinker.recipes.experiment.plan import Plan, length_facts
-from eztinker.recipes.experiment.policy import policy_of
+from eztinker.recipes.experiment.policy import context_length, policy_of
 from eztinker.recipes.experiment.settings import RecipeConfig
 from eztinker.recipes.lawshift.asking import (
     Asked,
     Asker,
     answer_room,
-    context_length,
     count_problems,
     distinct,
     longest_prompt,

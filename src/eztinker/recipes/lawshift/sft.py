@@ -26,9 +26,10 @@ from eztinker.dataset.rows import read_rows
 from eztinker.errors import InvalidRequestError, NotFoundError
 from eztinker.recipes.experiment.loop import FINAL_CHECKPOINT, log_step
 from eztinker.recipes.experiment.plan import Plan, length_facts
+from eztinker.recipes.experiment.policy import context_length
 from eztinker.recipes.experiment.session import Session, open_session
 from eztinker.recipes.experiment.training_settings import TrackerName, TrainingConfig, as_trackers
-from eztinker.recipes.lawshift.asking import Asker, context_length, told
+from eztinker.recipes.lawshift.asking import Asker, told
 from eztinker.recipes.terminal import Progress, pick
 from eztinker.rl.candidates import training_datum
 from eztinker.rl.schedule import Schedule, ScheduleName

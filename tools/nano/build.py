@@ -21,6 +21,7 @@ from tools.nano.card import CHAT_QUESTIONS, write_card
 from tools.nano.documents import Document
 from tools.nano.evaluate import EVALUATION_SEED, SETS, load, scores, show_chat
 from tools.nano.held_out import find_leaks
+from tools.nano.known_logits import keep_known_logits
 from tools.nano.make_corpus import STAGES, read_corpus, write_stage
 from tools.nano.pretrain import (
     Encoded,
@@ -136,6 +137,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     if not arguments.card_only:
         build(arguments.work_dir, arguments.output_dir)
+        keep_known_logits(arguments.output_dir)
     describe(arguments.work_dir, arguments.output_dir)
 
 

@@ -56,6 +56,7 @@ class RunManager:
             micro_batch_tokens=config.micro_batch_tokens,
             kv_cache_tokens=config.kv_cache_tokens,
             deterministic=config.deterministic,
+            known_logits=str(config.state_dir / "known_logits"),
         )
         self._supervisor = Supervisor(
             make_executor, settings, hang_timeout_s=config.worker_hang_timeout_s

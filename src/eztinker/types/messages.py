@@ -52,6 +52,7 @@ class WorkerSettings:
         micro_batch_tokens: bound on a micro-batch when the worker plans itself (evaluation).
         kv_cache_tokens: bound on cached tokens; 0 derives it from free memory.
         deterministic: equal work gives equal bits whatever else is being done.
+        known_logits: folder for what transformers said of base models; empty keeps nothing.
     """
 
     epoch: int
@@ -62,6 +63,7 @@ class WorkerSettings:
     micro_batch_tokens: int = 4096
     kv_cache_tokens: int = 0
     deterministic: bool = False
+    known_logits: str = ""
 
 
 # Commands -----------------------------------------------------------------------------------------

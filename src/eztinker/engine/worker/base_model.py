@@ -1,7 +1,8 @@
 """A resident base model: read once from a local folder, shared by every run, sampler and judge.
 
-Reads safetensors only and runs no code from the folder. Knows no runs and no requests; the worker keeps
-one per (name, quantization).
+Reads safetensors only and runs no code from the folder. transformers, whose import takes seconds, is asked
+where our own decoder does not cover a model, and once for the numbers that our decoder must give. Knows no
+runs and no requests; the worker keeps one per (name, quantization).
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from eztinker.engine.memory_model import compute_dtype
 from eztinker.engine.model_shape import read_shape
 from eztinker.engine.worker.decoder import LeanDecoder, obstacle
 from eztinker.engine.worker.decoder_base import Decoder, own_logits
 from eztinker.engine.worker.devices import give_back_freed_memory, is_out_of_memory
-from eztinker.engine.worker.hf_decoder import HFDecoder
+from eztinker.engine.worker.known_logits import KnownLogits, columns
+from eztinker.engine.worker.lean_files import LeanModel, read_lean_model
 from eztinker.engine.worker.quantization import quantize_model
 from eztinker.errors import InvalidRequestError, NotFoundError, UnsupportedError
 from eztinker.types.training import Quantization, resident_key
@@ -66,7 +69,13 @@ class BaseModel:
 
 
 def load_base_model(
-    name: str, folder: Path, *, quantization: Quantization, device: torch.device, dtype: str
+    name: str,
+    folder: Path,
+    *,
+    quantization: Quantization,
+    device: torch.device,
+    dtype: str,
+    known_logits: Path | None = None,
 ) -> BaseModel:
     """Read a base model and check that it gives its own numbers in our hands.
 
@@ -76,6 +85,7 @@ def load_base_model(
         quantization: of the linear layers.
         device: where the weights go.
         dtype: ``auto`` takes float32 for a model under 300 M parameters on a CPU, else bfloat16.
+        known_logits: folder where the numbers that a model must give are kept for the next load.
 
     Raises:
         NotFoundError: no such folder, or no weights in it.
@@ -86,12 +96,9 @@ def load_base_model(
     _need_weight_files(name, folder)
     try:
         compute = compute_dtype(dtype, device.type, read_shape(folder).num_parameters)
-        torch_dtype: torch.dtype = getattr(torch, compute)
-        if quantization == "none":
-            model = _read(folder, torch_dtype).to(device)
-        else:
-            model = _read(folder, "auto")
-            quantize_model(model, quantization, device=device, dtype=torch_dtype)
+        place = _Place(folder, quantization, device, getattr(torch, compute))
+        known = KnownLogits.of(folder, compute, quantization, device.type, written=known_logits)
+        model, decoder = _known_decoder(place, known) or _compared_decoder(place, known)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise
@@ -99,16 +106,65 @@ def load_base_model(
         raise InvalidRequestError(
             f"Base model {name!r} cannot be read from {folder}: {first_line}", field="base_model"
         ) from error
-    probe = _probe_texts(model)
-    reference = own_logits(model, probe)
-    decoder = _choose_decoder(model, reference, probe)
     give_back_freed_memory(device)
     return BaseModel(
-        name, folder, type(model).__name__, decoder, _stop_token_ids(model), quantization
+        name, folder, _architecture(model), decoder, _stop_token_ids(model), quantization
     )
 
 
-def _choose_decoder(model: Any, reference: list[Any], probe: list[list[int]]) -> Decoder:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Which model, and how it shall lie where."""
+
+    folder: Path
+    quantization: Quantization
+    device: torch.device
+    dtype: torch.dtype
+
+    def put(self, model: Any) -> Any:
+        """A model as read, quantised and moved."""
+        if self.quantization == "none":
+            return model.to(self.device)
+        quantize_model(model, self.quantization, device=self.device, dtype=self.dtype)
+        return model
+
+    @property
+    def read_dtype(self) -> torch.dtype | None:
+        """What to read weights as; None for the type of the files, from which a quantiser starts."""
+        return self.dtype if self.quantization == "none" else None
+
+
+def _known_decoder(place: _Place, known: KnownLogits) -> tuple[Any, Decoder] | None:
+    """A model of our own reading in our own decoder, where that gives the numbers that were kept."""
+    expected = known.read()
+    model = None if expected is None else read_lean_model(place.folder, place.read_dtype)
+    if expected is None or model is None or obstacle(model) is not None:
+        return None
+    model = place.put(model)
+    _copy_out_of_files(model)
+    decoder = LeanDecoder(model)
+    try:
+        decoder.verify(expected, _probe_texts(model), columns(decoder.vocab_size))
+    except (UnsupportedError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        logger.warning("%s is compared with transformers again: %s", place.folder.name, error)
+        return None
+    return model, decoder
+
+
+def _compared_decoder(place: _Place, known: KnownLogits) -> tuple[Any, Decoder]:
+    """A model of transformers' reading in the decoder that gives the numbers of transformers; those are kept if it is our own."""
+    model = place.put(_read(place.folder, place.read_dtype or "auto"))
+    probe = _probe_texts(model)
+    reference = own_logits(model, probe)
+    decoder = _choose_decoder(model, torch.cat(reference), probe)
+    if isinstance(decoder, LeanDecoder):
+        known.keep(reference)
+    return model, decoder
+
+
+def _choose_decoder(model: Any, reference: Tensor, probe: list[list[int]]) -> Decoder:
     """Our own decoder where it covers the model and gives its numbers; else transformers' modules."""
     if obstacle(model) is None:
         _copy_out_of_files(model)
@@ -119,10 +175,16 @@ def _choose_decoder(model: Any, reference: list[Any], probe: list[list[int]]) ->
             logger.warning("Our own decoder is not used: %s", error)
         else:
             return lean
+    from eztinker.engine.worker.hf_decoder import HFDecoder
+
     decoder = HFDecoder(model)
     decoder.adapt()
     decoder.verify(reference, probe)
     return decoder
+
+
+def _architecture(model: Any) -> str:
+    return model.config.architecture if isinstance(model, LeanModel) else type(model).__name__
 
 
 def _copy_out_of_files(model: Any) -> None:

@@ -1,6 +1,6 @@
 """Our own decoder of the Llama family: Llama, Mistral, Qwen2, Qwen2.5, Qwen3, SmolLM.
 
-Weights stay those that transformers read; projections on the same input are laid one below the other,
+Weights stay those that were read from files; projections on the same input are laid one below the other,
 and the model's own parameters become views of them. ``obstacle`` says which models it covers: only what
 is known to be computed as here, everything else runs in ``hf_decoder.py``. The arithmetic of a layer is
 in ``lean_layer.py``, attention in ``attention.py``. Knows no runs and no requests.
@@ -30,6 +30,7 @@ from eztinker.engine.worker.lean_adapters import (
     RowAdapters,
     TrainedRows,
 )
+from eztinker.engine.worker.lean_files import LeanModel, Linear
 from eztinker.engine.worker.lean_layer import (
     Enter,
     LayerAdapters,
@@ -66,10 +67,11 @@ def obstacle(model: Any) -> str | None:
     """Why a model cannot run here; None when it can.
 
     Args:
-        model: of transformers, untouched.
+        model: of transformers or of ``lean_files.py``, untouched.
     """
     name = type(model).__name__
-    if name not in _ARCHITECTURES or not type(model).__module__.startswith("transformers.models."):
+    is_theirs = type(model).__module__.startswith("transformers.models.")
+    if not isinstance(model, LeanModel) and (name not in _ARCHITECTURES or not is_theirs):
         return f"{name} is not one of {', '.join(_ARCHITECTURES)}"
     body = model.base_model
     rope_type = getattr(body.rotary_emb, "rope_type", None)
@@ -94,7 +96,7 @@ def _layer_obstacle(layer: Any, num_frequencies: int) -> str | None:
         or _children(mlp) != _MLP_PARTS
     ):
         return "unknown parts in a layer"
-    plain = (nn.Linear, QuantizedLinear)
+    plain = (nn.Linear, Linear, QuantizedLinear)
     if any(type(m) not in plain for n, m in layer.named_modules() if n.endswith("_proj")):
         return "projections that are not plain linear layers"
     if not isinstance(mlp.act_fn, nn.SiLU) and type(mlp.act_fn).__name__ != "SiLUActivation":

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from eztinker.engine.worker.attention import (
     DecodeLayout,
@@ -28,7 +27,7 @@ from eztinker.engine.worker.attention import (
 )
 from eztinker.engine.worker.kv_cache import KVCache, PromptKV
 from eztinker.engine.worker.lora import AdapterWeights, Dropout, LinearSite
-from eztinker.engine.worker.quantization import QuantizedLinear
+from eztinker.engine.worker.quantization import QuantizedLinear, is_conv1d
 from eztinker.errors import UnsupportedError
 from eztinker.ops.logprobs import Head
 
@@ -131,19 +130,23 @@ class Decoder(ABC):
         return torch.cat([self.head(a).logits(hidden_RD[start:end]) for a, start, end in segments])
 
     @torch.no_grad()
-    def verify(self, reference: Sequence[Tensor], texts: Sequence[Sequence[int]]) -> None:
+    def verify(
+        self, expected: Tensor, texts: Sequence[Sequence[int]], columns: Tensor | None = None
+    ) -> None:
         """Compare our logits, packed and decoded step by step, with the model's own.
 
         Args:
-            reference: the model's own logits [T, V] of each text, taken before anything of it was changed.
+            expected: the model's own logits [T, V] of all texts, taken before anything of it was changed.
             texts: the token ids.
+            columns: the ids whose logits ``expected`` has; None for all.
 
         Raises:
             UnsupportedError: they differ; the architecture does something that this file does not know.
         """
         tolerance = 2e-3 if self.dtype == torch.float32 else 6e-2
-        expected = torch.cat(list(reference)).float()
+        expected = expected.to(self.device, torch.float32)
         for ours in (self._packed_logits(texts), self._decoded_logits(texts)):
+            ours = ours if columns is None else ours[:, columns.to(self.device)]
             error = (ours - expected).abs().max() / expected.abs().max().clamp_min(1e-6)
             if not bool(error <= tolerance):
                 raise UnsupportedError(
@@ -228,9 +231,10 @@ def _linear_sites(model: nn.Module, head: nn.Module) -> list[LinearSite]:
     for name, module in model.named_modules():
         if isinstance(module, QuantizedLinear):
             transposed, shape = module.is_transposed, (module.out_features, module.in_features)
-        elif isinstance(module, (nn.Linear, Conv1D)):
-            transposed = isinstance(module, Conv1D)
-            shape = module.weight.shape[::-1] if transposed else module.weight.shape
+        elif isinstance(module, nn.Linear) or is_conv1d(module):
+            transposed = is_conv1d(module)
+            weight: Tensor = module.weight  # type: ignore[assignment]
+            shape = weight.shape[::-1] if transposed else weight.shape
         else:
             continue
         sites.append(

@@ -200,12 +200,14 @@ def _resident_base_model(residents: Residents, command: LoadBaseModel) -> BaseMo
     twin = residents.base_model_in(Path(command.folder), command.quantization)
     if twin is not None:
         return residents.share_base_model(command.base_model, twin)
+    kept = residents.settings.known_logits
     base = load_base_model(
         command.base_model,
         Path(command.folder),
         quantization=command.quantization,
         device=residents.device,
         dtype=residents.settings.dtype,
+        known_logits=Path(kept) if kept else None,
     )
     residents.add_base_model(base)
     return base

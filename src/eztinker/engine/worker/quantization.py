@@ -24,7 +24,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from transformers.pytorch_utils import Conv1D
 
 from eztinker.errors import UnsupportedError
 from eztinker.types.training import MISSING_QLORA
@@ -124,6 +123,11 @@ _WEIGHTS: dict[str, Callable[[Tensor, torch.dtype], NF4Weight | Int8Weight]] = {
 }
 
 
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether it is GPT-2's linear layer of transformers, whose weight is [in, out]; asked by name."""
+    return type(module).__name__ == "Conv1D"
+
+
 class QuantizedLinear(nn.Module):
     """Stands for a frozen ``Linear`` or ``Conv1D`` of transformers, its weight quantised.
 
@@ -141,7 +145,7 @@ class QuantizedLinear(nn.Module):
     ) -> None:
         super().__init__()
         weight: Tensor = module.weight.data.to(device)  # type: ignore[union-attr, assignment]
-        self.is_transposed = isinstance(module, Conv1D)
+        self.is_transposed = is_conv1d(module)
         weight_OD = weight.t() if self.is_transposed else weight
         self.out_features, self.in_features = weight_OD.shape
         self.quantized = _WEIGHTS[kind](weight_OD, dtype)
@@ -262,7 +266,7 @@ def _quantizable(model: Any) -> list[tuple[str, nn.Module]]:
     return [
         (name, module)
         for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, Conv1D)) and module is not head
+        if (isinstance(module, nn.Linear) or is_conv1d(module)) and module is not head
     ]
 
 

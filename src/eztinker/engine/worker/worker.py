@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from importlib import metadata
 
 from eztinker.engine.worker.allocator import IDLE_S, give_back
 from eztinker.engine.worker.background_writes import BackgroundWrites
@@ -86,10 +87,7 @@ class Worker:
 
     def announce(self) -> None:
         """Emit ``WorkerReady``."""
-        versions = {
-            name: str(importlib.import_module(name).__version__)
-            for name in ("torch", "transformers")
-        }
+        versions = {name: metadata.version(name) for name in ("torch", "transformers")}
         self._outbox.send(
             WorkerReady(
                 epoch=self._outbox.epoch,

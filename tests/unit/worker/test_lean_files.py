@@ -18,6 +18,7 @@ from eztinker.engine.worker.decoder import LeanDecoder
 from eztinker.engine.worker.known_logits import PACKAGED, KnownLogits, columns
 from eztinker.engine.worker.lean_files import LeanModel, read_lean_model
 from eztinker.service.base_models import NANO_FOLDER
+from eztinker.types.training import Quantization
 from tests.model_factory import CONFIGS, build_model, write_model
 from tests.worker_harness import Harness, datum
 
@@ -44,12 +45,12 @@ def families(monkeypatch):
     monkeypatch.setitem(CONFIGS, "llama_all_biases", llama_all_biases)
 
 
-def load(folder: Path, kept: Path | None, quantization="none", device="cpu"):
+def load(folder: Path, kept: Path | None, quantization: Quantization = "none"):
     return base_model.load_base_model(
         "m",
         folder,
         quantization=quantization,
-        device=torch.device(device),
+        device=torch.device("cpu"),
         dtype="float32",
         known_logits=kept,
     )
@@ -119,6 +120,7 @@ def test_a_model_in_several_files(tmp_path):
     model.save_pretrained(tmp_path, max_shard_size="30KB")
     assert not (tmp_path / "model.safetensors").exists()
     ours = read_lean_model(tmp_path, None)
+    assert ours is not None
     for name, parameter in model.named_parameters():
         assert torch.equal(ours.get_parameter(name), parameter), name
 

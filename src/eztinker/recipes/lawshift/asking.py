@@ -9,14 +9,41 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import Field
+
 from eztinker.dataset.lawshift import Articles, Case
 from eztinker.errors import InvalidRequestError, NotFoundError, UnsupportedError
+from eztinker.recipes.experiment.settings import RecipeConfig
 from eztinker.recipes.terminal import pick
 from eztinker.rendering.judgment import judgment_request
 
 OMISSION = "……（中间略）……"
 LEAST_FACT_CHARS = 20
 LEAST_ANSWER_TOKENS = 16
+
+
+class AskingConfig(RecipeConfig):
+    """Settings of whatever asks a model for judgments; the documented names."""
+
+    model_path: str = Field(
+        "Qwen/Qwen3-0.6B",
+        min_length=1,
+        description="Model, adapter folder, RUN_ID or RUN_ID@CHECKPOINT.",
+    )
+    base_model: str | None = Field(None, description="Of an adapter folder.")
+    max_new_tokens: int = Field(2048, ge=1, description="Most tokens of an answer.")
+    max_prompt_length: int = Field(
+        1536, ge=64, description="Most tokens of a prompt; longer facts lose their middle."
+    )
+    strict: bool = Field(
+        False, description="Stop at a case whose statutes are missing or do not fit."
+    )
+    seed: int = Field(42, ge=0, lt=2**31, description="Of the samples.")
+
+    @property
+    def model_name_or_path(self) -> str:
+        """Of a server that is started for this."""
+        return self.base_model or self.model_path
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,10 @@ from eztinker.grading.legal import LabelCode, LegalGrade, Split, grade_verdict, 
 from eztinker.recipes.experiment.journal import Journal
 from eztinker.recipes.experiment.plan import Plan
 from eztinker.recipes.experiment.policy import context_length, policy_of
-from eztinker.recipes.experiment.settings import RecipeConfig
 from eztinker.recipes.lawshift.asking import (
     Asked,
     Asker,
+    AskingConfig,
     answer_room,
     count_problems,
     longest_prompt,
@@ -56,27 +56,15 @@ NOT_ASKED = {
 """Stands for the answer to a case whose statutes do not fit: it counts, as not right."""
 
 
-class Config(RecipeConfig):
+class Config(AskingConfig):
     """What the evaluation can be told; the documented names."""
 
-    model_path: str = Field(
-        "Qwen/Qwen3-0.6B",
-        min_length=1,
-        description="Model, adapter folder, RUN_ID or RUN_ID@CHECKPOINT.",
-    )
-    base_model: str | None = Field(None, description="Of an adapter folder.")
     test_dir: Path = Field(Path("LawShift"), description="A test folder, or a folder of them.")
     output_dir: Path = Field(Path("results"), description="Where results go.")
     num_samples: int = Field(1, ge=1, le=256, description="Answers to each case, averaged.")
     temperature: float = Field(0.0, ge=0, description="0 is greedy.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus mass.")
-    max_new_tokens: int = Field(2048, ge=1, description="Most tokens of an answer.")
-    max_prompt_length: int = Field(
-        1536, ge=64, description="Most tokens of a prompt; longer facts lose their middle."
-    )
     max_samples: int | None = Field(None, ge=1, description="The first so many cases of a folder.")
-    strict: bool = Field(False, description="Stop at a case whose statute is missing.")
-    seed: int = Field(42, ge=0, lt=2**31, description="Of the samples.")
     overwrite: bool = Field(False, description="Start afresh although results exist.")
 
     def check_effect(self) -> None:
@@ -88,11 +76,6 @@ class Config(RecipeConfig):
             )
         if self.temperature == 0:
             self.needs("top_p", False, "at temperature 0")
-
-    @property
-    def model_name_or_path(self) -> str:
-        """Of a server that is started for this."""
-        return self.base_model or self.model_path
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,10 +24,10 @@ from eztinker.grading.legal import TermRule, grade_verdict
 from eztinker.recipes.experiment.journal import Journal
 from eztinker.recipes.experiment.plan import Plan, length_facts
 from eztinker.recipes.experiment.policy import context_length, policy_of
-from eztinker.recipes.experiment.settings import RecipeConfig
 from eztinker.recipes.lawshift.asking import (
     Asked,
     Asker,
+    AskingConfig,
     answer_room,
     count_problems,
     distinct,
@@ -49,36 +49,19 @@ from eztinker.rl.durable import write_text
 NAME = "lawshift-sample"
 
 
-class Config(RecipeConfig):
+class Config(AskingConfig):
     """What rejection sampling can be told; the documented names."""
 
-    model_path: str = Field(
-        "Qwen/Qwen3-0.6B",
-        min_length=1,
-        description="Model, adapter folder, RUN_ID or RUN_ID@CHECKPOINT.",
-    )
-    base_model: str | None = Field(None, description="Of an adapter folder.")
     training_data: Path = Field(Path("LawShift/training_set.json"), description="Cases.")
     articles: Path = Field(Path("LawShift/term_up/articles_original.json"), description="Statutes.")
     output: Path = Field(Path("train/sampled_data.json"), description="Where kept answers go.")
     num_samples: int = Field(8, ge=1, le=256, description="Answers to each case.")
     temperature: float = Field(0.8, gt=0, description="Of the samples.")
     top_p: float = Field(0.95, gt=0, le=1, description="Nucleus mass of the samples.")
-    max_new_tokens: int = Field(2048, ge=1, description="Most tokens of an answer.")
-    max_prompt_length: int = Field(
-        1536, ge=64, description="Most tokens of a prompt; longer facts lose their middle."
-    )
     max_samples: int | None = Field(None, ge=1, description="The first so many cases.")
     tolerance: int = Field(0, ge=0, description="Months that a term may be off.")
     bands: list[int] = Field(default_factory=list, description="Upper ends of bands of months.")
-    strict: bool = Field(False, description="Stop at a case whose statute is missing.")
-    seed: int = Field(42, ge=0, lt=2**31, description="Of the samples.")
     overwrite: bool = Field(False, description="Start afresh although the output exists.")
-
-    @property
-    def model_name_or_path(self) -> str:
-        """Of a server that is started for this."""
-        return self.base_model or self.model_path
 
     @property
     def output_dir(self) -> Path:

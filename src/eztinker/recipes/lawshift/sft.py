@@ -52,7 +52,9 @@ class Config(TrainingConfig):
     output_dir: Path = Field(Path("train/checkpoints"), description="Holds sft_<timestamp>/.")
     max_length: int = Field(4096, ge=128, description="Most tokens of prompt and answer.")
     train_on_prompt: bool = Field(False, description="Let the prompt carry loss too.")
-    strict: bool = Field(False, description="Stop at a case whose statute is missing.")
+    strict: bool = Field(
+        False, description="Stop at a case whose statutes are missing or do not fit."
+    )
     resume: bool = Field(False, description="Continue the newest unfinished sft_<timestamp>/.")
 
     lora_r: int = Field(64, ge=1, description="Rank of the adapter.")

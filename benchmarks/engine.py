@@ -117,26 +117,39 @@ def _in_turns(ways: dict[str, Way], rounds: int, parts: int) -> dict[str, Any]:
 
 
 class Engine:
-    """A worker in this thread with one run."""
+    """A worker in this thread with one run, or with several on the same base model."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, num_runs: int = 1) -> None:
         self._events: list[Any] = []
         settings = WorkerSettings(epoch=1, device="cpu", num_threads=1)
         self._worker = Worker(settings, self._events.append)
         self._numbers = itertools.count(1)
         self._do(LoadBaseModel("m", str(folder)))
         config = LoRAConfig(r=RANK, lora_dropout=0.0)
-        self._do(OpenRun(self._job_id(), "r", "m", config, 1, None))
+        for run in range(num_runs):
+            self._do(OpenRun(self._job_id(), f"r{run}", "m", config, 1 + run, None))
 
-    def train(self, data: list[Datum], plan: list[list[int]]) -> None:
+    def train(self, data: list[Datum], plan: list[list[int]], run: int = 0) -> None:
         """One pass with gradient."""
         operation = TrainingPass(data, LossSpec(), False)
-        self._do(RunPass(self._job_id(), "r", 1, operation, PassPlan(plan)), JobDone)
+        self._do(RunPass(self._job_id(), f"r{run}", 1, operation, PassPlan(plan)), JobDone)
+
+    def train_together(self, data_of_runs: list[list[Datum]]) -> None:
+        """A pass of each run, as one micro-batch each, through the model together where they fit."""
+        for run, data in enumerate(data_of_runs):
+            operation = TrainingPass(data, LossSpec(), False)
+            plan = PassPlan([list(range(len(data)))], may_share=True)
+            self._worker.submit(RunPass(self._job_id(), f"r{run}", 1, operation, plan))
+        while self._worker.step():
+            pass
+        if not all(isinstance(event, JobDone) for event in self._events[-len(data_of_runs) :]):
+            raise RuntimeError(f"The worker answered {self._events[-1]}.")
+        del self._events[:-1]
 
     def sample(self, rows: int) -> None:
         """Answers of full length to one prompt."""
         params = SamplingParams(max_tokens=NUM_NEW, stop_token_ids=())
-        operation = Sample(WeightsRef("m", "r"), _tokens(0, NUM_PROMPT), params, rows)
+        operation = Sample(WeightsRef("m", "r0"), _tokens(0, NUM_PROMPT), params, rows)
         self._do(RunSample(self._job_id(), operation, None), JobDone)
 
     def _job_id(self) -> str:

@@ -13,22 +13,26 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads
 
 import contextlib
+import functools
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks import machine, process_memory, shapes
+from benchmarks import machine, process_memory, process_times, shapes
 from benchmarks.peer import Peer, obstacle
 from benchmarks.running_server import running, until
 from eztinker import EZTinkerClient
 
 LENGTHS = [32 * (i + 1) for i in range(16)]
+FEW_LENGTHS = [128, 256, 384, 512]
+"""Of the large vocabulary, unless ``--all-sequences``: a step of all sixteen takes minutes."""
 NUM_PROMPTS, NUM_SAMPLES, NUM_PROMPT_TOKENS, NUM_NEW = 8, 4, 128, 64
 LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0}
 Step = Callable[[], float]
@@ -39,6 +43,7 @@ def main() -> None:
     options = machine.parser(__doc__)
     options.add_argument("--peer-python", default=sys.executable, help="interpreter that has trl")
     options.add_argument("--only", nargs="+", choices=sorted(WORK), default=sorted(WORK))
+    options.add_argument("--all-sequences", action="store_true", help="sixteen everywhere")
     options.add_argument("--rounds", type=int, default=5, help="turns of each; L gets 2 at most")
     options.add_argument("--threads", type=int, default=0, help="0: one per physical core")
     arguments = options.parse_args()
@@ -49,6 +54,8 @@ def main() -> None:
     for name in arguments.only:
         machine.note(f"{name} …")
         measure, shape, dtype, changes = WORK[name]
+        if measure is _few_sft and arguments.all_sequences:
+            measure = _sft
         rounds = min(2, arguments.rounds) if shape == "L" else arguments.rounds
         with tempfile.TemporaryDirectory(prefix="eztinker-benchmark-") as temporary:
             folder = shapes.write(Path(temporary) / "model", shape, dtype, **changes)
@@ -60,10 +67,14 @@ def main() -> None:
 
 
 def _sft(
-    folder: Path, dtype: torch.dtype, peer: tuple[str, int] | None, rounds: int
+    folder: Path,
+    dtype: torch.dtype,
+    peer: tuple[str, int] | None,
+    rounds: int,
+    lengths: Sequence[int] = LENGTHS,
 ) -> dict[str, Any]:
     vocabulary = shapes.config("S").vocab_size
-    sequences = [_tokens(i, length, vocabulary) for i, length in enumerate(LENGTHS)]
+    sequences = [_tokens(i, length, vocabulary) for i, length in enumerate(lengths)]
     data = [{"input_ids": ids, "target_ids": ids} for ids in sequences]
     with contextlib.ExitStack() as stack:
         client, run_id, pid = stack.enter_context(_ours(folder))
@@ -77,7 +88,7 @@ def _sft(
         theirs = _peer(stack, peer, "sft", folder, dtype, {"sequences": sequences})
         return {
             "num_sequences": len(sequences),
-            "num_tokens": sum(LENGTHS),
+            "num_tokens": sum(lengths),
             **_in_turns(step, pid, theirs, rounds),
         }
 
@@ -121,43 +132,61 @@ def _grpo(
         }
 
 
+_few_sft = functools.partial(_sft, lengths=FEW_LENGTHS)
 WORK: dict[str, Any] = {
     "sft_S": (_sft, "S", torch.float32, {}),
-    "sft_S_vocabulary_151936": (_sft, "S", torch.float32, {"vocab_size": 151_936}),
-    "sft_L_bfloat16": (_sft, "L", torch.bfloat16, {}),
+    "sft_S_vocabulary_151936": (_few_sft, "S", torch.float32, {"vocab_size": 151_936}),
+    "sft_L_bfloat16": (_few_sft, "L", torch.bfloat16, {}),
     "grpo_S": (_grpo, "S", torch.float32, {}),
 }
 
 
 def _in_turns(step: Step, pid: int, theirs: Peer | None, rounds: int) -> dict[str, Any]:
     """Medians of both, and how many times longer the peer takes; memory above the loaded model."""
+    resident_bytes = process_memory.resident_bytes(pid)  # before a step leaves freed memory behind
+    ours, peer = _Taken(), _Taken()
     step()
-    ours_s, peer_s, ours_bytes, peer_bytes = [], [], [], []
-    resident_bytes = process_memory.resident_bytes(pid)
     if theirs is not None:
         theirs.step()
     for _ in range(rounds):
         process_memory.reset_peak(pid)
-        ours_s.append(step())
-        ours_bytes.append(process_memory.peak_bytes(pid) - resident_bytes)
+        cpu_before_s = process_times.engine_cpu_s(pid)
+        elapsed_s = step()
+        cpu_s = process_times.engine_cpu_s(pid) - cpu_before_s
+        ours.add(elapsed_s, cpu_s, process_memory.peak_bytes(pid) - resident_bytes)
         if theirs is not None:
             done = theirs.step()
-            peer_s.append(done["seconds"])
-            peer_bytes.append(done["peak_bytes"] - theirs.resident_bytes)
-    figures: dict[str, Any] = {"ours": _summary(ours_s, ours_bytes)}
+            above_bytes = done["peak_bytes"] - theirs.resident_bytes
+            peer.add(done["seconds"], done["cpu_seconds"], above_bytes)
+    figures: dict[str, Any] = {"ours": ours.summary()}
     if theirs is not None:
-        figures["peer"] = _summary(peer_s, peer_bytes)
-        figures["ratio"] = round(float(np.median(peer_s) / np.median(ours_s)), 2)
-        figures["memory_share"] = round(max(ours_bytes) / max(1, max(peer_bytes)), 2)
+        figures["peer"] = peer.summary()
+        figures["ratio"] = round(float(np.median(peer.wall_s) / np.median(ours.wall_s)), 2)
+        figures["cpu_ratio"] = round(float(np.median(peer.cpu_s) / np.median(ours.cpu_s)), 2)
+        figures["memory_share"] = round(max(ours.num_bytes) / max(1, *peer.num_bytes), 2)
     return figures
 
 
-def _summary(seconds: list[float], num_bytes: list[int]) -> dict[str, Any]:
-    return {
-        "median_s": round(float(np.median(seconds)), 4),
-        "all_s": [round(value, 4) for value in seconds],
-        "peak_above_loaded_mb": round(max(num_bytes) / 1e6, 1),
-    }
+@dataclass(slots=True)
+class _Taken:
+    """What the steps of one side took."""
+
+    wall_s: list[float] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
+    num_bytes: list[int] = field(default_factory=list)
+
+    def add(self, wall_s: float, cpu_s: float, num_bytes: int) -> None:
+        self.wall_s.append(wall_s)
+        self.cpu_s.append(cpu_s)
+        self.num_bytes.append(num_bytes)
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "median_s": round(float(np.median(self.wall_s)), 4),
+            "all_s": [round(value, 4) for value in self.wall_s],
+            "median_cpu_s": round(float(np.median(self.cpu_s)), 3),
+            "peak_above_loaded_mb": round(max(self.num_bytes) / 1e6, 1),
+        }
 
 
 @contextlib.contextmanager

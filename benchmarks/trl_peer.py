@@ -2,7 +2,7 @@
 
 ``python trl_peer.py {sft,grpo} MODEL_FOLDER DTYPE``, with the interpreter of an environment that has trl,
 peft and datasets; it needs nothing of this project. Answers each line with a JSON object on stdout:
-``{"seconds", "resident_bytes", "peak_bytes"}``; the first answer, before any step, says that it is ready.
+``{"seconds", "cpu_seconds", "resident_bytes", "peak_bytes"}``; the first answer, before any step, says that it is ready.
 """
 
 import json
@@ -40,24 +40,26 @@ class _Turns(TrainerCallback):
 
     def __init__(self, answers) -> None:
         self._answers = answers
-        self._started_s = 0.0
+        self._started_s = self._started_cpu_s = 0.0
 
     def on_step_begin(self, args, state, control, **kwargs) -> None:
         self.wait()
 
     def wait(self) -> None:
-        self._answer(0.0 if self._started_s == 0 else time.perf_counter() - self._started_s)
+        self._answer()
         if not sys.stdin.readline():
             os._exit(0)
         Path("/proc/self/clear_refs").write_text("5")
-        self._started_s = time.perf_counter()
+        self._started_s, self._started_cpu_s = time.perf_counter(), time.process_time()
 
-    def _answer(self, seconds: float) -> None:
+    def _answer(self) -> None:
         fields = dict(
             line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines()
         )
         resident, peak = (1024 * int(fields[name].split()[0]) for name in ("VmRSS", "VmHWM"))
-        answer = {"seconds": seconds, "resident_bytes": resident, "peak_bytes": peak}
+        answer = {"resident_bytes": resident, "peak_bytes": peak}
+        answer["seconds"] = time.perf_counter() - self._started_s if self._started_s else 0.0
+        answer["cpu_seconds"] = time.process_time() - self._started_cpu_s
         self._answers.write(json.dumps(answer) + "\n")
 
 

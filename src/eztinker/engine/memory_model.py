@@ -87,16 +87,6 @@ def weights_bytes(shape: ModelShape, quantization: Quantization, dtype: DType) -
     return linear + shape.num_other * width
 
 
-def copy_bytes(shape: ModelShape, quantization: Quantization, dtype: DType) -> int:
-    """A second copy of weights and head, laid out for sampling on a CPU.
-
-    The worker makes it of the Llama family, and only where it leaves most of the memory free: it never
-    decides whether something fits.
-    """
-    layers = shape.num_linear if quantization == "none" else 0
-    return (layers + shape.vocab_size * shape.hidden) * item_bytes(dtype)
-
-
 def loading_bytes(shape: ModelShape, quantization: Quantization, dtype: DType) -> int:
     """What reading takes beside the weights and is given back: copies of single layers.
 

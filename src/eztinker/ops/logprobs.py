@@ -36,7 +36,8 @@ class Head:
         scale: factor on the logits (Cohere, Granite).
         lora: (A [r, D], B [V, r], scaling) of an adapted head.
         temperature: divides the logits last.
-        packed_VD: W laid out for products without gradients (``packed_linear.py``), or None.
+        packed_VD: W laid out for faster products (``packed_linear.py``), or None.
+        packed_back_DV: W transposed, laid out in the same way; then both serve passes with gradients too.
     """
 
     weight_VD: Tensor
@@ -46,13 +47,11 @@ class Head:
     lora: tuple[Tensor, Tensor, float] | None = None
     temperature: float = 1.0
     packed_VD: Tensor | None = None
+    packed_back_DV: Tensor | None = None
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Float32 logits [N, V]."""
-        if self.packed_VD is None or torch.is_grad_enabled():
-            logits_NV = torch.nn.functional.linear(hidden_ND, self.weight_VD, self.bias_V)
-        else:
-            logits_NV = packed_linear(hidden_ND, self.packed_VD, self.bias_V)
+        logits_NV = self.plain_product(hidden_ND, may_pack=not torch.is_grad_enabled())
         if self.lora is not None:
             a, b, scaling = self.lora
             logits_NV = logits_NV + scaling * ((hidden_ND @ a.t()) @ b.t())
@@ -62,6 +61,18 @@ class Head:
         if self.softcap is not None:
             logits_NV = self.softcap * torch.tanh(logits_NV / self.softcap)
         return logits_NV if self.temperature == 1.0 else logits_NV / self.temperature
+
+    def plain_product(self, hidden_ND: Tensor, *, may_pack: bool) -> Tensor:
+        """W·h + b [N, V]; a packed product has no gradient of its own."""
+        if self.packed_VD is None or not may_pack:
+            return torch.nn.functional.linear(hidden_ND, self.weight_VD, self.bias_V)
+        return packed_linear(hidden_ND, self.packed_VD, self.bias_V)
+
+    def pulled_back(self, grad_NV: Tensor) -> Tensor:
+        """Gradient [N, D] of h in W·h, without one of its own."""
+        if self.packed_back_DV is None:
+            return grad_NV @ self.weight_VD
+        return packed_linear(grad_NV, self.packed_back_DV, None)
 
     @property
     def is_plain(self) -> bool:
@@ -83,7 +94,7 @@ def target_logprobs(hidden_ND: Tensor, targets_NK: Tensor, head: Head) -> Tensor
     """
     targets = targets_NK if targets_NK.ndim == 2 else targets_NK[:, None]
     if head.is_plain:
-        p = _PlainTargetLogprobs.apply(hidden_ND, targets, head.weight_VD, head.bias_V)
+        p = _PlainTargetLogprobs.apply(hidden_ND, targets, head)
     else:
         chunks = zip(
             hidden_ND.split(_rows_per_chunk(head)),
@@ -119,34 +130,32 @@ class _PlainTargetLogprobs(torch.autograd.Function):
     """``target_logprobs`` of a plain head; gradient to the hidden states only (the head is frozen)."""
 
     @staticmethod
-    def forward(
-        ctx, hidden_ND: Tensor, targets_NK: Tensor, weight_VD: Tensor, bias_V: Tensor | None
-    ) -> Tensor:
+    def forward(ctx, hidden_ND: Tensor, targets_NK: Tensor, head: Head) -> Tensor:
         needs_grad = hidden_ND.requires_grad
-        rows = max(16, _CHUNK_ELEMENTS // weight_VD.shape[0])
+        rows = _rows_per_chunk(head)
         p = torch.empty(targets_NK.shape, dtype=torch.float32, device=hidden_ND.device)
         mean_row_ND = torch.empty_like(hidden_ND) if needs_grad else None
+        may_pack = not needs_grad or head.packed_back_DV is not None
         for start in range(0, hidden_ND.shape[0], rows):
             part = slice(start, start + rows)
-            logits = torch.nn.functional.linear(hidden_ND[part], weight_VD, bias_V).float()
+            logits = head.plain_product(hidden_ND[part], may_pack=may_pack).float()
             logsumexp = logits.logsumexp(-1, keepdim=True)
             torch.sub(logits.gather(1, targets_NK[part]), logsumexp, out=p[part])
             if mean_row_ND is not None:
-                probabilities = logits.sub_(logsumexp).exp_().to(weight_VD.dtype)
-                torch.mm(probabilities, weight_VD, out=mean_row_ND[part])
+                probabilities = logits.sub_(logsumexp).exp_().to(hidden_ND.dtype)
+                mean_row_ND[part] = head.pulled_back(probabilities)
         if mean_row_ND is not None:
-            ctx.save_for_backward(targets_NK, weight_VD, mean_row_ND)
+            ctx.save_for_backward(targets_NK, head.weight_VD, mean_row_ND)
         return p
 
     @staticmethod
-    def backward(ctx, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor, None, None]:
         targets_NK, weight_VD, mean_row_ND = ctx.saved_tensors
         grad_NK = grads[0].to(mean_row_ND.dtype)
         target_rows = weight_VD[targets_NK]  # [N, K, D]
         grad_hidden = torch.bmm(grad_NK[:, None, :], target_rows)[:, 0]
         return (
             grad_hidden.addcmul_(mean_row_ND, grad_NK.sum(1, keepdim=True), value=-1),
-            None,
             None,
             None,
         )

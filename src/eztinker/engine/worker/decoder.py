@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from eztinker.engine.worker.attention import Layout, Variant
 from eztinker.engine.worker.decoder_base import Decoder, Segments
-from eztinker.engine.worker.devices import free_memory_bytes
+from eztinker.engine.worker.devices import free_memory_bytes, total_memory_bytes
 from eztinker.engine.worker.lean_adapters import (
     FrozenLayers,
     GroupAdapter,
@@ -43,7 +43,11 @@ from eztinker.engine.worker.lean_layer import (
     rms_norm,
 )
 from eztinker.engine.worker.lora import AdapterWeights, Dropout
-from eztinker.engine.worker.packed_projection import PackedProjection, packed_layer
+from eztinker.engine.worker.packed_projection import (
+    copies_bytes,
+    packed_layer,
+    packed_layer_for_training,
+)
 from eztinker.engine.worker.quantization import QuantizedLinear, QuantizedProjection
 from eztinker.ops.packed_linear import can_pack, pack
 
@@ -56,7 +60,9 @@ _ARCHITECTURES = (
 # Whose inverse frequencies do not depend on the length of a text.
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 _PACKED_SHARE = 0.25
-"""Of the free memory, for a second copy of the weights in the layout that sampling likes best."""
+"""Of the free memory, for a second copy of the weights in the layout that products like best."""
+_PACKED_TRAINING_SHARE = 0.1
+"""Of the machine's memory, for two copies, with which training passes are faster too."""
 _LAYER_PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _ATTENTION_PARTS = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _MLP_PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
@@ -142,10 +148,8 @@ class LeanDecoder(Decoder):
         self._cos_sin = self._tables(0)
         self._adapters: WeakKeyDictionary[AdapterWeights, list[LayerAdapters]]
         self._adapters = WeakKeyDictionary()
-        self._sampling_layers = self._layers
-        if self._can_pack():
-            self._sampling_layers = [packed_layer(layer) for layer in self._layers]
-            self._head = replace(self._head, packed_VD=pack(self._head.weight_VD))
+        self._trained_layers = self._sampling_layers = self._layers
+        self._pack()
 
     @property
     def can_share_prompts(self) -> bool:
@@ -157,20 +161,29 @@ class LeanDecoder(Decoder):
     @property
     def held_bytes(self) -> int:
         """Memory of the frozen model with every copy that was made of its weights."""
-        groups = [
-            group
-            for layer in self._sampling_layers
-            for group in (layer.qkv, layer.out, layer.gate_up, layer.down)
-        ]
-        packed = [group.packed for group in groups if isinstance(group, PackedProjection)]
-        if self._head.packed_VD is not None:
-            packed.append(self._head.packed_VD)
-        return self.size_bytes + sum(t.numel() * t.element_size() for t in packed)
+        copies = (self._head.packed_VD, self._head.packed_back_DV)
+        in_head = sum(t.numel() * t.element_size() for t in copies if t is not None)
+        return self.size_bytes + in_head + sum(map(copies_bytes, self._sampling_layers))
 
-    def _can_pack(self) -> bool:
-        """Whether there may be a second copy of the weights, for passes without gradients."""
-        room = _PACKED_SHARE * free_memory_bytes(self.device)
-        return can_pack(self.device, self.dtype) and self.size_bytes <= room
+    def _pack(self) -> None:
+        """Lay out copies of the weights where there is room for them.
+
+        Whether training passes use them follows from the machine's memory, not from what happens to be
+        free: a replay rounds as the pass did. Only where two copies would not even fit is it otherwise.
+        """
+        if not can_pack(self.device, self.dtype):
+            return
+        free_bytes, size_bytes = free_memory_bytes(self.device), self.size_bytes
+        total_bytes = total_memory_bytes(self.device) or free_bytes
+        if 2 * size_bytes <= min(_PACKED_TRAINING_SHARE * total_bytes, free_bytes / 2):
+            self._trained_layers = [packed_layer_for_training(layer) for layer in self._layers]
+            self._sampling_layers = self._trained_layers
+            self._head = replace(self._head, packed_back_DV=pack(self._head.weight_VD.t()))
+        elif size_bytes <= _PACKED_SHARE * free_bytes:
+            self._sampling_layers = [packed_layer(layer) for layer in self._layers]
+        else:
+            return
+        self._head = replace(self._head, packed_VD=pack(self._head.weight_VD))
 
     def hidden(
         self,
@@ -222,7 +235,7 @@ class LeanDecoder(Decoder):
         layout: Layout,
         shape: torch.Size,
     ) -> Tensor:
-        layer = self._layers[index]
+        layer = self._trained_layers[index]
         heads = Enter.apply(x_ND, layer, rotation, adapters.qkv, *adapters.qkv.leaves)
         attended = self._attend(heads, index, layout, shape)
         groups = (adapters.out, adapters.gate_up, adapters.down)

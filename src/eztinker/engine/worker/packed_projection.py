@@ -1,13 +1,13 @@
-"""A layer's projections with a second copy of their weights, laid out for passes without gradients.
+"""A layer's projections with copies of their weights, laid out for oneDNN: one to apply, one to pull back.
 
-The copy takes as much memory as the weight, so it is made where that leaves most of the memory free.
-Training keeps to the plain weight, whose numbers its replays repeat. Called by ``decoder.py``.
+A copy takes as much memory as the weight; ``decoder.py``, which calls this, decides where there is room.
 
 Axes: N rows, D inputs, O outputs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -24,10 +24,12 @@ class PackedProjection:
     Attributes:
         plain: the same layers.
         packed: their weight, opaque.
+        packed_back: the transposed weight, opaque; None where only passes without gradients come here.
     """
 
     plain: Projection
     packed: Tensor
+    packed_back: Tensor | None
 
     @property
     def parts(self) -> tuple[tuple[int, int, int], ...]:
@@ -53,21 +55,45 @@ class PackedProjection:
 
     def pulled_back(self, grad_NO: Tensor) -> Tensor:
         """Gradient of the input."""
-        return self.plain.pulled_back(grad_NO)
+        if self.packed_back is None or is_better_plain(grad_NO, self.plain.weight):
+            return self.plain.pulled_back(grad_NO)
+        return packed_linear(grad_NO, self.packed_back, None)
 
 
 def packed_layer(layer: LayerWeights) -> LayerWeights:
     """The same layer with packed projections; quantised ones stay as they are."""
-    return replace(
+    return _with_each(layer, lambda plain: PackedProjection(plain, pack(plain.weight), None))
+
+
+def packed_layer_for_training(layer: LayerWeights) -> LayerWeights:
+    """The same with the transposed weights as well."""
+    return _with_each(
         layer,
-        qkv=_packed(layer.qkv),
-        out=_packed(layer.out),
-        gate_up=_packed(layer.gate_up),
-        down=_packed(layer.down),
+        lambda plain: PackedProjection(plain, pack(plain.weight), pack(plain.weight.t())),
     )
 
 
-def _packed(layers: FrozenLayers) -> FrozenLayers:
-    if not isinstance(layers, Projection):
-        return layers
-    return PackedProjection(layers, pack(layers.weight))
+def copies_bytes(layer: LayerWeights) -> int:
+    """Memory of a layer's packed copies."""
+    return sum(
+        copy.numel() * copy.element_size()
+        for group in (layer.qkv, layer.out, layer.gate_up, layer.down)
+        if isinstance(group, PackedProjection)
+        for copy in (group.packed, group.packed_back)
+        if copy is not None
+    )
+
+
+def _with_each(
+    layer: LayerWeights, packed: Callable[[Projection], PackedProjection]
+) -> LayerWeights:
+    def changed(layers: FrozenLayers) -> FrozenLayers:
+        return packed(layers) if isinstance(layers, Projection) else layers
+
+    return replace(
+        layer,
+        qkv=changed(layer.qkv),
+        out=changed(layer.out),
+        gate_up=changed(layer.gate_up),
+        down=changed(layer.down),
+    )

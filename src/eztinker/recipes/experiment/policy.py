@@ -8,38 +8,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from eztinker.errors import InvalidRequestError, NotFoundError
 from eztinker.rl.candidates import Policy
 from eztinker.rl.training_run import find_run
 
-Quantization = Literal["none", "nf4", "int8"]
+QUANTIZATIONS = ("nf4", "int8")
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
-def policy_of(
-    client: Any,
-    model_path: str,
-    base_model: str | None,
-    choose: Callable[[str], Quantization] = lambda _: "none",
-) -> tuple[Policy, str]:
+def policy_of(client: Any, model_path: str, base_model: str | None) -> tuple[Policy, str]:
     """The policy, and the name of its base model.
 
     Args:
         client: of the server that answers.
         model_path: name or folder of a whole model, ``RUN_ID``, ``RUN_ID@CHECKPOINT``, or a PEFT folder.
-        base_model: of a PEFT folder; None takes what its configuration names.
-        choose: quantization of the base weights under a PEFT folder, given their model's name.
+        base_model: of a PEFT folder, with ``:nf4`` or ``:int8`` to have it quantised; None takes what its
+            configuration names.
 
     Raises:
         InvalidRequestError: a base model was given for something that has one already.
     """
     if (Path(model_path) / ADAPTER_CONFIG).is_file():
-        return _adapter(client, Path(model_path), base_model, choose)
+        return _adapter(client, Path(model_path), base_model)
     run_id, _, checkpoint = model_path.partition("@")
     base = _base_of_run(client, run_id)
     if base is None and not checkpoint:
@@ -77,20 +71,18 @@ def _refuse_base(given: str | None, own: str, model_path: str) -> None:
         )
 
 
-def _adapter(
-    client: Any, folder: Path, base_model: str | None, choose: Callable[[str], Quantization]
-) -> tuple[Policy, str]:
+def _adapter(client: Any, folder: Path, base_model: str | None) -> tuple[Policy, str]:
     config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     base = base_model or config.get("base_model_name_or_path")
     if not base:
         raise InvalidRequestError(
             f"{folder / ADAPTER_CONFIG} names no base model. Give --base_model.", field="base_model"
         )
-    quantization = choose(base)
-    suffix = "" if quantization == "none" else f"-{quantization}"
+    quantization = base.rpartition(":")[2]  # another run for each quantization of the base
+    suffix = f"-{quantization}" if quantization in QUANTIZATIONS else ""
     run_id = f"adapter-{_digest(folder)[:16]}{suffix}"
     if _base_of_run(client, run_id) is None:
-        client.import_adapter(folder, base_model=base, run_id=run_id, quantization=quantization)
+        client.import_adapter(folder, base_model=base, run_id=run_id)
     return Policy(run_id=run_id), base
 
 

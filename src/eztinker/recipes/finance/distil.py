@@ -25,6 +25,7 @@ from eztinker.rl.durable import write_text
 
 NAME = "finance-distil"
 STATS_FILE = "distill_stats.json"
+SHOWN_FAILURES = 5
 
 
 def run(
@@ -69,6 +70,7 @@ def run(
         write_text(statistics_path, json.dumps(statistics, ensure_ascii=False, indent=1) + "\n")
         kept = [_row(row, one) for row, one in zip(rows, done, strict=True) if one["is_complete"]]
         if not kept:
+            journal.finish()  # the same answers would come to the same
             raise _nothing(statistics, str(statistics_path))
         write_text(paths.distilled, as_jsonl(kept))
         journal.finish()
@@ -132,6 +134,11 @@ def _statistics(
         "reasons": dict(failed.most_common()),
         "attempts": dict(sorted(Counter(str(one["attempts"]) for one in done).items())),
         "by_type": dict(sorted(Counter(kept).items())),
+        "examples_without_form": [
+            {"id": row.id, "reason": one["reason"], "text": one["text"]}
+            for row, one in zip(rows, done, strict=True)
+            if not one["is_complete"]
+        ][:SHOWN_FAILURES],
         "num_tokens_of_last_attempts": sum(one["num_tokens"] for one in done),
         "num_new": num_new,
         "seconds": round(seconds, 1),
@@ -143,6 +150,6 @@ def _nothing(statistics: dict[str, Any], path: str) -> EZTinkerError:
     return EZTinkerError(
         f"None of the teacher's {statistics['num_questions']} answers has the form <think>…</think><answer>…</answer>, so "
         f"there is nothing to go on with. Reasons: {statistics['reasons']}. Statistics: {path}. Try a stronger teacher, "
-        "more TEACHER_CONFIG.max_new_tokens, or more max_attempts, with --overwrite.",
+        "more TEACHER_CONFIG.max_new_tokens, or more max_attempts.",
         code="nothing_distilled",
     )

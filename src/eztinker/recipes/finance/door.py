@@ -56,7 +56,8 @@ class StageDoor:
         description: what ``--help`` says first.
         run: the stage: ``run(config, client, progress, **arguments)``.
         flags: documented ones, beside those that every stage has.
-        needs_server: whether it asks a model.
+        needs_server: whether it can need a server.
+        asks_model: whether it does under these settings.
     """
 
     script: str
@@ -64,6 +65,7 @@ class StageDoor:
     run: Callable[..., dict[str, Any]]
     flags: Sequence[Flag] = ()
     needs_server: bool = True
+    asks_model: Callable[[FinanceConfig], bool] = lambda _: True
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
         """Run the script; its exit code."""
@@ -109,7 +111,7 @@ class StageDoor:
         progress = TerminalProgress()
         server = (
             client_or_own_server(base_url, (), config.output_dir / "server", progress)
-            if self.needs_server
+            if self.needs_server and self.asks_model(config)
             else nullcontext()
         )
         with server as client:

@@ -1,6 +1,6 @@
-"""The three models of the pipeline as policies of the service: teacher, judge, and the model that is trained.
+"""The models of the pipeline as they are asked: teacher, judge, and the model that is trained, with or without adapter.
 
-Base models are named, quantised or not, and stay resident on the server, each once, whoever asks. Knows no stage.
+Base models stay resident on the server, each once, whoever asks. Knows no stage. Called by the stages that sample.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from eztinker.errors import UnsupportedError
-from eztinker.recipes.experiment.policy import Quantization, context_length, policy_of
+from eztinker.recipes.experiment.policy import context_length, policy_of
+from eztinker.recipes.finance.held_models import held_name
 from eztinker.recipes.finance.parts import QuantizationChoice
 from eztinker.rl.candidates import Policy
 
@@ -20,70 +20,42 @@ class ServedModel:
 
     Attributes:
         policy: whose weights answer.
-        name: of its base model, without quantization.
-        quantization: of the base weights.
+        name: of its base model as the server holds it (``nano:nf4``).
         tokenizer: of the base model.
         context: most tokens of prompt and answer; None when the server does not say.
     """
 
     policy: Policy
     name: str
-    quantization: Quantization
     tokenizer: Any
     context: int | None
 
 
 def base_model(client: Any, name: str, choice: QuantizationChoice) -> ServedModel:
-    """A bare base model; loaded by this, if it was not."""
-    quantization = quantization_of(client, name, choice)
-    served = quantized_name(name, quantization)
-    tokenizer, context = client.get_tokenizer(name), context_length(client, name)
-    return ServedModel(Policy(base_model=served), name, quantization, tokenizer, context)
+    """A bare base model.
+
+    Raises:
+        EZTinkerError: the server cannot find it, or not quantise it so.
+    """
+    held = held_name(name, choice)
+    # One token: it loads the model, so that what is wrong with its name is said before the work begins.
+    client.sample([0], base_model=held, max_new_tokens=1, temperature=0.0, num_samples=1)
+    return ServedModel(
+        Policy(base_model=held), held, client.get_tokenizer(name), context_length(client, name)
+    )
 
 
 def adapter_model(
     client: Any, model_path: str, base: str | None, choice: QuantizationChoice
 ) -> ServedModel:
-    """An adapter folder, a run or a checkpoint of the server, or a whole model's folder.
+    """An adapter folder, a run or checkpoint of the server, or a whole model.
 
     Args:
         base: base model of an adapter folder; None takes what it names.
         choice: quantization of the base weights under an adapter folder, or of a whole model.
     """
-    policy, name = policy_of(
-        client, model_path, base, choose=lambda n: quantization_of(client, n, choice)
-    )
+    policy, name = policy_of(client, model_path, None if base is None else held_name(base, choice))
     if policy.base_model is not None:
         return base_model(client, name, choice)
-    tokenizer, context = client.get_tokenizer(name), context_length(client, name)
-    return ServedModel(policy, name, quantization_of(client, name, choice), tokenizer, context)
-
-
-def quantized_name(name: str, quantization: Quantization) -> str:
-    """What the server calls a base model that is so quantised."""
-    return name if quantization == "none" else f"{name}:{quantization}"
-
-
-def quantization_of(client: Any, name: str, choice: QuantizationChoice) -> Quantization:
-    """What a choice comes to on this server: ``auto`` is nf4 where it has bitsandbytes, else none.
-
-    Asks for one token, which also loads the model.
-
-    Raises:
-        EZTinkerError: the model cannot be had; or, for nf4 and int8, the server lacks bitsandbytes.
-    """
-    if choice != "auto":
-        _touch(client, quantized_name(name, choice))
-        return choice
-    try:
-        _touch(client, quantized_name(name, "nf4"))
-    except UnsupportedError as error:
-        if error.code != "missing_extra":
-            raise
-        _touch(client, name)
-        return "none"
-    return "nf4"
-
-
-def _touch(client: Any, name: str) -> None:
-    client.sample([0], base_model=name, max_new_tokens=1, temperature=0.0, num_samples=1)
+    bare = name.removesuffix(":nf4").removesuffix(":int8")
+    return ServedModel(policy, name, client.get_tokenizer(bare), context_length(client, bare))

@@ -84,8 +84,8 @@ class ModelTeacher:
 
     @property
     def identity(self) -> str:
-        """Name and quantization of the model."""
-        return f"{self._model.name} ({self._model.quantization})"
+        """The model as the server holds it."""
+        return self._model.name
 
     def answers(self, requests: Sequence[TeacherRequest]) -> Iterator[TeacherAnswer]:
         """Sampled answers; the same seed gives the same ones."""

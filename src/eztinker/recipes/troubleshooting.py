@@ -24,7 +24,7 @@ INTERRUPTED = 130
 def advice_for(error: EZTinkerError) -> str | None:
     """What the person should try; None when the error's own message says it already."""
     code = error.details.get("code", error.code)
-    if isinstance(error, ServerUnreachableError):
+    if code == ServerUnreachableError.code:
         return pick(
             "In another terminal, and leave it running:\n    eztinker server",
             "请在另一个终端启动服务器并保持运行：\n    eztinker server\n"

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 
@@ -25,9 +26,12 @@ from eztinker.errors import (
 from eztinker.recipes.experiment.policy import ADAPTER_CONFIG
 from eztinker.recipes.finance.config import FinanceConfig
 from eztinker.recipes.terminal import Progress, pick
+from eztinker.rendering.finance import finance_request
 from eztinker.rl.durable import draft_of, put_in_place
 
 NAME = "finance-deploy"
+DEFAULT_NAME = "ckpts/merged_model"
+"""What the merged model is called by whoever asks it, wherever the root lies."""
 ACTIONS = ("merge", "serve", "simple", "test")
 QUESTION = "某公司2023年营收1000万元，同比增长25%，请计算2022年营收。"
 REQUEST_TIMEOUT_S = 600.0
@@ -38,8 +42,32 @@ MERGE = "python scripts/7_deploy.py --action merge"
 
 
 def run(config: FinanceConfig, client: Any, progress: Progress) -> dict[str, Any]:
-    """Stage 7 of the recipe: merge what stage 5 left, or stage 4 where it stopped there."""
+    """Stage 7 of the recipe: merge what stage 5 left."""
     return merge(config, progress)
+
+
+def act(
+    config: FinanceConfig,
+    client: Any,
+    progress: Progress,
+    *,
+    action: str = "merge",
+    model_path: str | None = None,
+) -> dict[str, Any]:
+    """One action of ``scripts/7_deploy.py``; a serving one does not return.
+
+    Args:
+        action: of ``ACTIONS``.
+        model_path: an adapter to merge, a whole model to serve, or the name of one to ask.
+    """
+    if action == "merge":
+        return merge(config, progress, None if model_path is None else Path(model_path))
+    name = model_path or DEFAULT_NAME
+    if action in ("serve", "simple"):
+        folder = merged_folder(config, model_path)
+        make = vllm_command if action == "serve" else simple_command
+        become(make(config, folder, name), progress)
+    return ask(config, name)
 
 
 def merge(config: FinanceConfig, progress: Progress, adapter: Path | None = None) -> dict[str, Any]:
@@ -146,25 +174,22 @@ def simple_command(config: FinanceConfig, folder: Path, name: str) -> list[str]:
     ]
 
 
-def serve(command: list[str], progress: Progress) -> int:
-    """Run a serving command until it ends; its exit code. Ctrl-C reaches it as it reaches us."""
+def become(command: list[str], progress: Progress) -> NoReturn:
+    """Become a serving command: signals reach it and its exit code is ours."""
     progress.say(" ".join(command))
-    with subprocess.Popen(command) as process:  # noqa: S603  ours
-        while True:
-            try:
-                return process.wait()
-            except KeyboardInterrupt:
-                continue  # it has been told too, and ends in order
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(command[0], command)  # noqa: S606  ours
 
 
 # Test ---------------------------------------------------------------------------------------------
 
 
-def ask(config: FinanceConfig, name: str | None, question: str = QUESTION) -> dict[str, Any]:
+def ask(config: FinanceConfig, name: str, question: str = QUESTION) -> dict[str, Any]:
     """Ask the model that is served at the configured address.
 
     Args:
-        name: as it is served; None takes the first that the server lists.
+        name: of the model, as it is served.
 
     Returns:
         ``model``, ``question``, ``answer``, ``usage``.
@@ -173,28 +198,22 @@ def ask(config: FinanceConfig, name: str | None, question: str = QUESTION) -> di
         ServerUnreachableError: nobody answers there.
         InvalidRequestError: the server refused; the message is its own.
     """
+    request = finance_request(question)
     host = "127.0.0.1" if config.deploy.host in ("0.0.0.0", "::") else config.deploy.host  # noqa: S104
     base_url = f"http://{host}:{config.deploy.port}/v1"
     try:
         with httpx.Client(timeout=REQUEST_TIMEOUT_S, trust_env=False) as client:
-            model = name or _first_model(client, base_url)
-            body = {"model": model, "messages": [{"role": "user", "content": question}]}
+            body = {"model": name, "messages": [{"role": "user", "content": request}]}
             found = _checked(client.post(f"{base_url}/chat/completions", json=body))
     except httpx.TransportError as error:
         raise ServerUnreachableError(
             f"Nobody answers at {base_url} ({error}). Start one: python scripts/7_deploy.py --action serve (vLLM) or "
             "--action simple; --host and --port name another address.",
+            code="model_not_served",
             field="port",
         ) from None
     answer = found["choices"][0]["message"]["content"]
-    return {"model": model, "question": question, "answer": answer, "usage": found.get("usage")}
-
-
-def _first_model(client: httpx.Client, base_url: str) -> str:
-    listed = _checked(client.get(f"{base_url}/models"))["data"]
-    if not listed:
-        raise InvalidRequestError(f"{base_url} serves no model.", field="port")
-    return listed[0]["id"]
+    return {"model": name, "question": question, "answer": answer, "usage": found.get("usage")}
 
 
 def _checked(answer: httpx.Response) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from eztinker.recipes.finance import deployment
 from eztinker.recipes.finance.door import Flag, StageDoor
 
 DOOR = StageDoor(
+    __file__,
     __doc__,
     deployment.act,
     flags=(

@@ -15,19 +15,20 @@ from eztinker.dataset.finance import RLRow, read_records
 from eztinker.grading.finance import grade_finance
 from eztinker.grading.reasoning_form import read_form
 from eztinker.recipes.catalogue import get_recipe
-from eztinker.recipes.experiment.policy import policy_of
 from eztinker.recipes.experiment.session import lora_of
 from eztinker.recipes.experiment.settings import make_settings
 from eztinker.recipes.finance.adapter_folder import begin, bring_home, finish
 from eztinker.recipes.finance.asking import THINK, ask
 from eztinker.recipes.finance.config import FinanceConfig
-from eztinker.recipes.finance.held_models import held_name, training_settings
-from eztinker.recipes.finance.reward import FAILED_VERDICT, FinanceScorer, Judge, RewardWeights
+from eztinker.recipes.finance.held_models import training_settings
+from eztinker.recipes.finance.judging import Judge, JudgeRequest, ModelJudge
+from eztinker.recipes.finance.models import adapter_model
+from eztinker.recipes.finance.reward import FinanceScorer, Marks, RewardWeights
 from eztinker.recipes.finance.tracking import tracking_settings
 from eztinker.recipes.question_data import Questions
 from eztinker.recipes.terminal import Progress
-from eztinker.rl.candidates import Example, Policy
-from eztinker.rl.scorers import JudgeScorer
+from eztinker.rendering.finance import LARGEST_MARK
+from eztinker.rl.candidates import Example
 from eztinker.rl.training_run import find_run
 
 NAME = "finance-grpo"
@@ -39,8 +40,13 @@ def folder_of(config: FinanceConfig) -> Path:
     return config.paths.logs / "grpo_train"
 
 
-def run(config: FinanceConfig, client: Any, progress: Progress) -> dict[str, Any]:
+def run(
+    config: FinanceConfig, client: Any, progress: Progress, *, judge: Judge | None = None
+) -> dict[str, Any]:
     """Train, or continue; figures in JSON types.
+
+    Args:
+        judge: who marks answers; None takes the model of ``config.judge``, unless ``config.use_judge`` is false.
 
     Returns:
         ``adapter`` (the PEFT folder), ``steps``, ``reward_first``, ``reward_last``, ``kl_last`` (per token, kl_coef above
@@ -57,12 +63,16 @@ def run(config: FinanceConfig, client: Any, progress: Progress) -> dict[str, Any
     checkpoint = import_start(client, start, config)
     settings = _settings(config, folder, client, progress, checkpoint, is_afresh=is_afresh)
     tokenizer = client.get_tokenizer(config.model.base_model)
+    if not config.use_judge or not config.grpo.judge_share:
+        judge = None
+    elif judge is None:
+        judge = ModelJudge(client, config.judge)
     trained = get_recipe("grpo").run(
         settings,
         client,
         progress,
         questions=questions_of(rows, tokenizer),
-        make_scorer=lambda _session, _questions: scorer_of(config, client),
+        make_scorer=lambda _session, _questions: scorer_of(config, judge),
     )
     bring_home(client, trained["checkpoint"], config.paths.grpo_lora)
     names = ("steps", "reward_first", "reward_last", "kl_last", "run_id", "plot")
@@ -74,10 +84,10 @@ def run(config: FinanceConfig, client: Any, progress: Progress) -> dict[str, Any
 
 def import_start(client: Any, adapter: Path, config: FinanceConfig) -> str:
     """The SFT adapter as ``RUN_ID@CHECKPOINT`` on the server; imported once for each content."""
-    base = held_name(config.model.base_model, config.model.quantization)
-    policy, _ = policy_of(client, str(adapter), base)
-    (checkpoint,) = client.get_checkpoints(policy.run_id)
-    return f"{policy.run_id}@{checkpoint['name']}"
+    part = config.model
+    run_id = adapter_model(client, str(adapter), part.base_model, part.quantization).policy.run_id
+    (checkpoint,) = client.get_checkpoints(run_id)
+    return f"{run_id}@{checkpoint['name']}"
 
 
 def _settings(
@@ -131,32 +141,32 @@ def questions_of(rows: Sequence[RLRow], tokenizer: Any) -> Questions:
     return Questions(None, examples, None, [])
 
 
-def scorer_of(config: FinanceConfig, client: Any) -> FinanceScorer:
+def scorer_of(config: FinanceConfig, judge: Judge | None) -> FinanceScorer:
     """What rewards answers: the rules, and with a judge its share of the accuracy."""
     part = config.grpo
-    share = part.judge_share if config.use_judge else 0.0
+    share = part.judge_share if judge else 0.0
     return FinanceScorer(
         RewardWeights(part.format_reward_weight, part.accuracy_reward_weight, share),
         is_formed=lambda text: read_form(text).is_complete,
         is_right=lambda example, text: (
             grade_finance(text, example.ground_truth, example.question).is_correct
         ),
-        judge=judge_of(config, client) if share else None,
+        judge=marks_of(judge) if judge else None,
         whole=_whole,
     )
 
 
-def judge_of(config: FinanceConfig, client: Any) -> Judge:
-    """Marks from 0 to 1 of the configured judge; None for a verdict that cannot be read."""
-    name = held_name(config.judge.model_name, config.judge.quantization)
-    tokenizer = client.get_tokenizer(config.judge.model_name)
-    scorer = JudgeScorer(
-        client, Policy(base_model=name), tokenizer, max_new_tokens=config.judge.max_new_tokens
-    )
+def marks_of(judge: Judge) -> Marks:
+    """A judge's mean marks as 0 to 1; None for a verdict that cannot be read."""
 
     def marks(answers: Sequence[tuple[Example, str]]) -> list[float | None]:
-        grades = scorer.score(answers)
-        return [None if grade["strategy"] == FAILED_VERDICT else grade["score"] for grade in grades]
+        requests = [
+            JudgeRequest(place, example.question, example.ground_truth, text)
+            for place, (example, text) in enumerate(answers)
+        ]
+        scores = {verdict.index: verdict.score for verdict in judge.verdicts(requests)}
+        shares = (scores.get(place) for place in range(len(requests)))
+        return [None if score is None else score / LARGEST_MARK for score in shares]
 
     return marks
 

@@ -16,7 +16,7 @@ from eztinker.rl.candidates import Example
 from eztinker.rl.scorers import Grade
 
 FAILED_VERDICT = "failed_verdict"
-Judge = Callable[[Sequence[tuple[Example, str]]], list[float | None]]
+Marks = Callable[[Sequence[tuple[Example, str]]], list[float | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class FinanceScorer:
     weights: RewardWeights
     is_formed: Callable[[str], bool]
     is_right: Callable[[Example, str], bool]
-    judge: Judge | None = None
+    judge: Marks | None = None
     whole: Callable[[Example, str], str] = lambda _, text: text
     _parts: dict[str, list[float]] = field(default_factory=dict)
     _num_failed: int = 0

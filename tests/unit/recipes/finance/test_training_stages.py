@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from eztinker.dataset.finance import RLRow, SFTRow
 from eztinker.errors import InvalidRequestError, NotFoundError
 from eztinker.recipes.finance import adapter_folder, grpo, sft, tracking
 from eztinker.recipes.finance.config import FinanceConfig
+from eztinker.recipes.finance.judging import JudgeRequest, Verdict
 from eztinker.recipes.finance.parts import WandbConfig
 from eztinker.recipes.terminal import SilentProgress
 from eztinker.rendering.finance import finance_request
+from eztinker.rl.candidates import Example
 
 ROW = {"id": "a", "prompt": "1 + 1?", "type": "financial_calculation"}
 
@@ -96,7 +99,7 @@ def test_training_and_reward_ask_in_the_same_words(tmp_path: Path) -> None:
     questions = grpo.questions_of([RLRow("a", "利润？", "2", "concept_qa")], Tokenizer())
     (example,) = questions.examples
     assert example.prompt == f"[{finance_request('利润？')}]<think>\n"
-    scorer = grpo.scorer_of(FinanceConfig(use_judge=False), None)
+    scorer = grpo.scorer_of(FinanceConfig(), None)
     # The template opened the think block, so the answer begins inside it.
     (grade,) = scorer.score([(example, "一加一</think><answer>2</answer>")])
     assert grade["format_reward"] == grade["rule_reward"] == 1.0
@@ -118,3 +121,26 @@ def test_wandb_never_stops_a_training(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password key\n")
     assert tracking.trackers_for(on, SilentProgress()) == ["log", "wandb"]
     assert "WANDB_MODE" not in tracking.os.environ
+
+
+class StrictJudge:
+    """Marks of 5, and no verdict on the second answer."""
+
+    identity = "strict"
+
+    def verdicts(self, requests: Sequence[JudgeRequest]) -> Iterator[Verdict]:
+        assert [request.gold_answer for request in requests] == ["2", "2"]
+        yield Verdict(1, None)
+        yield Verdict(0, dict.fromkeys(("clarity", "accuracy"), 5.0))
+
+
+def test_the_judges_marks_are_shares_of_the_largest() -> None:
+    scorer = grpo.scorer_of(FinanceConfig(), StrictJudge())
+    example = Example(0, "1 + 1?", "prompt", "2")
+    text = "<think>1 + 1 = 2</think><answer>2</answer>"
+    judged, failed = scorer.score([(example, text), (example, text)])
+    assert judged["judge_reward"] == 0.5
+    assert judged["score"] == pytest.approx(0.3 + 0.7 * (0.5 * 1 + 0.5 * 0.5))
+    assert failed["judge_reward"] is None
+    assert failed["score"] == pytest.approx(1.0)
+    assert scorer.figures()["num_failed_verdicts"] == 1

@@ -31,7 +31,7 @@ SFT_CONFIG.num_train_epochs = 6
 SFT_CONFIG.learning_rate = 5e-3
 GRPO_CONFIG.max_steps = 2
 GRPO_CONFIG.prompts_per_step = 2
-GRPO_CONFIG.max_new_tokens = 24
+GRPO_CONFIG.max_new_tokens = 64
 WANDB_CONFIG.enabled = False
 """
 

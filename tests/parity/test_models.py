@@ -10,11 +10,12 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from eztinker.engine.worker import base_model
 from eztinker.engine.worker.decoder import LeanDecoder
 from eztinker.engine.worker.hf_decoder import HFDecoder
+from eztinker.errors import UnsupportedError
 from eztinker.types.messages import LoadBaseModel, OpenRun, WriteState
 from eztinker.types.operations import RunCreated, SampleResult
 from eztinker.types.training import Datum, LoRAConfig
@@ -68,6 +69,20 @@ def test_a_model_that_our_decoder_gets_wrong_runs_in_the_other(tmp_path, monkeyp
     folder = write_model(tmp_path / "m", "qwen2")
     monkeypatch.setattr(base_model.LeanDecoder, "_tables", _standing_still)
     assert isinstance(decoder_of(Harness(folder)), HFDecoder)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "said"),
+    [("falcon", "does not run with packed attention"), ("mamba", "use the attention interface")],
+)
+def test_an_architecture_that_cannot_run_here_is_refused_by_name(tmp_path, architecture, said):
+    sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = AutoConfig.for_model(architecture, **sizes, max_position_embeddings=64)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedError, match=said):
+        base_model.load_base_model(
+            "m", tmp_path, quantization="none", device=torch.device("cpu"), dtype="float32"
+        )
 
 
 def _standing_still(self, position):

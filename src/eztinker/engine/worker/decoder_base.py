@@ -25,10 +25,11 @@ from eztinker.engine.worker.attention import (
     PrefillLayout,
     PromptPart,
 )
+from eztinker.engine.worker.devices import is_out_of_memory
 from eztinker.engine.worker.kv_cache import KVCache, PromptKV
 from eztinker.engine.worker.lora import AdapterWeights, Dropout, LinearSite
 from eztinker.engine.worker.quantization import QuantizedLinear, is_conv1d
-from eztinker.errors import UnsupportedError
+from eztinker.errors import EZTinkerError, UnsupportedError
 from eztinker.ops.logprobs import Head
 
 Segments = list[tuple[AdapterWeights | None, int, int]]
@@ -145,7 +146,7 @@ class Decoder(ABC):
         """
         tolerance = 2e-3 if self.dtype == torch.float32 else 6e-2
         expected = expected.to(self.device, torch.float32)
-        for ours in (self._packed_logits(texts), self._decoded_logits(texts)):
+        for ours in self._logits_both_ways(texts):
             ours = ours if columns is None else ours[:, columns.to(self.device)]
             error = (ours - expected).abs().max() / expected.abs().max().clamp_min(1e-6)
             if not bool(error <= tolerance):
@@ -153,6 +154,19 @@ class Decoder(ABC):
                     f"{type(self._model).__name__} does not give its own numbers with packed "
                     f"attention (relative error {float(error):.1e}). This architecture is not supported."
                 )
+
+    def _logits_both_ways(self, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        try:
+            return self._packed_logits(texts), self._decoded_logits(texts)
+        except EZTinkerError:
+            raise
+        except Exception as error:  # whatever foreign code does without the mask that it expects
+            if is_out_of_memory(error):
+                raise
+            raise UnsupportedError(
+                f"{type(self._model).__name__} does not run with packed attention ({type(error).__name__}: {error}). "
+                "This architecture is not supported."
+            ) from error
 
     def _packed_logits(self, texts: Sequence[Sequence[int]]) -> Tensor:
         tokens, positions, lengths = _packed(texts, self.device)

@@ -13,7 +13,7 @@ import sys
 from eztinker.recipes.finance import distil
 from eztinker.recipes.finance.door import StageDoor
 
-DOOR = StageDoor(__file__, __doc__, distil.run)
+DOOR = StageDoor(__file__, __doc__, distil.run, check=distil.check)
 
 if __name__ == "__main__":
     sys.exit(DOOR.main())

@@ -14,8 +14,14 @@ from eztinker.recipes.finance import filter as stage
 from eztinker.recipes.finance.door import NO_JUDGE, StageDoor
 
 DOOR = StageDoor(
-    __file__, __doc__, stage.run, flags=(NO_JUDGE,), asks_model=lambda config: config.use_judge
+    __file__,
+    __doc__,
+    stage.run,
+    flags=(NO_JUDGE,),
+    asks_model=lambda config: config.use_judge,
+    check=stage.check,
 )
+
 
 if __name__ == "__main__":
     sys.exit(DOOR.main())

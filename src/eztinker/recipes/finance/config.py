@@ -199,8 +199,16 @@ class FinanceConfig(RecipeConfig):
 
         Raises:
             NotFoundError: the stage has not run; the message says which.
+            InvalidRequestError: a whole model lies there.
         """
         folder = self.paths.sft_lora if kind == "sft" else self.paths.grpo_lora
+        if (folder / "config.json").is_file():
+            raise InvalidRequestError(
+                f"{folder} holds a whole model, and a LoRA adapter is expected there. To evaluate a whole model, name it: "
+                f"python scripts/6_evaluate.py --model_path {folder}",
+                code="is_whole_model",
+                field="model_path",
+            )
         if not (folder / "adapter_config.json").is_file():
             script = {"sft": "scripts/4_train_sft.py", "grpo": "scripts/5_train_grpo.py"}[kind]
             raise NotFoundError(

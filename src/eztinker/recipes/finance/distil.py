@@ -42,7 +42,7 @@ def run(
         EZTinkerError: no answer has the form (``code="nothing_distilled"``; the statistics are written).
     """
     paths = config.paths
-    rows = read_records(paths.raw, RawRow, made_by="stage 1 (python scripts/1_prepare_raw_data.py)")
+    rows = _questions(config)
     teacher = teacher or ModelTeacher(client, config.teacher, config.data.seed)
     settings = {
         "teacher": teacher.identity,
@@ -75,6 +75,16 @@ def run(
         write_text(paths.distilled, as_jsonl(kept))
         journal.finish()
     return {**statistics, "output": str(paths.distilled), "statistics": str(statistics_path)}
+
+
+def check(config: FinanceConfig) -> None:
+    """Refuse to begin without questions."""
+    _questions(config)
+
+
+def _questions(config: FinanceConfig) -> list[RawRow]:
+    made_by = "stage 1 (python scripts/1_prepare_raw_data.py)"
+    return read_records(config.paths.raw, RawRow, made_by=made_by)
 
 
 def _ask_all(

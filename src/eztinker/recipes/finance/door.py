@@ -58,6 +58,7 @@ class StageDoor:
         flags: documented ones, beside those that every stage has.
         needs_server: whether it can need a server.
         asks_model: whether it does under these settings.
+        check: raises at once, before a server is started, for what is missing; called like ``run`` without the client.
     """
 
     script: str
@@ -66,6 +67,7 @@ class StageDoor:
     flags: Sequence[Flag] = ()
     needs_server: bool = True
     asks_model: Callable[[FinanceConfig], bool] = lambda _: True
+    check: Callable[..., None] | None = None
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
         """Run the script; its exit code."""
@@ -109,6 +111,8 @@ class StageDoor:
         base_url = given.pop("base_url", None)
         config, of_stage = _settings(given, Path(self.script).resolve().parents[1])
         progress = TerminalProgress()
+        if self.check is not None:
+            self.check(config, **of_stage)
         server = (
             client_or_own_server(base_url, (), config.output_dir / "server", progress)
             if self.needs_server and self.asks_model(config)

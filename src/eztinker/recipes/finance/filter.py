@@ -57,8 +57,7 @@ def run(
         EZTinkerError: fewer than two rows are left (``code="nothing_kept"``); earlier outputs are untouched.
     """
     paths = config.paths
-    made_by = "stage 2 (python scripts/2_distill_data.py)"
-    rows = read_records(paths.distilled, DistilledRow, made_by=made_by)
+    rows = _distilled(config)
     judge = (judge or ModelJudge(client, config.judge)) if config.use_judge else None
     settings = {
         **config.filter.model_dump(mode="json"),
@@ -81,6 +80,16 @@ def run(
         journal.finish()
     _tell(statistics, progress)
     return {**statistics, "output": str(paths.filter_stats)}
+
+
+def check(config: FinanceConfig) -> None:
+    """Refuse to begin without distilled rows."""
+    _distilled(config)
+
+
+def _distilled(config: FinanceConfig) -> list[DistilledRow]:
+    made_by = "stage 2 (python scripts/2_distill_data.py)"
+    return read_records(config.paths.distilled, DistilledRow, made_by=made_by)
 
 
 # Rules ----------------------------------------------------------------------------------------------

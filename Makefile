@@ -37,7 +37,7 @@ check: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	mkdir -p benchmarks/results
-	for name in store native_api tinker_sdk engine recovery load sampling server training tenants \
+	for name in store native_api tinker_sdk engine recovery load sampling server training passes tenants \
 		openai_streams memory; do \
 		$(BIN)/python -m benchmarks.$$name --out benchmarks/results/$$name.json || exit 1; done
 

@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,7 @@ def _against_floor(work: Work, num_tokens: int, rounds: int) -> dict[str, Any]:
     return figures
 
 
-def _in_turns(ways: dict[str, Work], rounds: int) -> dict[str, Any]:
+def _in_turns(ways: Mapping[str, Work], rounds: int) -> dict[str, Any]:
     """Median CPU milliseconds of each."""
     taken_s: dict[str, list[float]] = {name: [] for name in ways}
     for work in ways.values():

@@ -170,3 +170,60 @@ def test_second_server_on_one_state_folder_is_refused(tmp_path: Path) -> None:
             second.start()
     finally:
         server.close()
+
+
+NUM_TENANTS = 3
+
+
+def train_together(url: str, started: threading.Event) -> dict[str, list[float]]:
+    """Steps of several runs, the passes of all handed over at once; the losses of each."""
+    with EZTinkerClient(url, timeout=120) as client:
+        runs = [
+            client.create_run("nano", lora_rank=2 + i, run_id=f"tenant{i}", seed=i)
+            for i in range(NUM_TENANTS)
+        ]
+        losses: dict[str, list[float]] = {run_id: [] for run_id in runs}
+        for step in range(4):
+            handles = {
+                run_id: [
+                    client.submit_forward_backward(run_id, DATA[(step + i + k) % 8])
+                    for k in range(3)
+                ]
+                for i, run_id in enumerate(runs)
+            }
+            started.set()
+            for run_id, passes in handles.items():
+                losses[run_id] += [handle.result(timeout=120)["loss"] for handle in passes]
+                client.optim_step(run_id, learning_rate=1e-2)
+        return losses
+
+
+def test_killed_shared_passes_equal_undisturbed(tmp_path: Path) -> None:
+    """Which passes meet depends on the moment, so losses may differ by rounding; each replay may not."""
+    told: list[dict[str, list[float]]] = []
+    for name, num_kills in (("calm", 0), ("killed", 2)):
+        folder = tmp_path / name
+        folder.mkdir()
+        server = ServerProcess(folder).start()
+        started = threading.Event()
+        thread = threading.Thread(
+            target=lambda s=server, e=started: told.append(train_together(s.url, e)), daemon=True
+        )
+        thread.start()
+        try:
+            assert started.wait(60)
+            for _ in range(num_kills):
+                time.sleep(0.05)
+                server.kill_worker()
+                time.sleep(1.0)
+            thread.join(timeout=200)
+            assert not thread.is_alive(), server.log()
+            with EZTinkerClient(server.url) as client:
+                health = client.health()
+                assert health["replay_differences"] == 0
+                assert (health["worker_restarts"] > 0) == (num_kills > 0)
+        finally:
+            server.close()
+    calm, killed = told
+    for run_id, losses in calm.items():
+        assert killed[run_id] == pytest.approx(losses, rel=1e-4), run_id

@@ -33,7 +33,7 @@ from eztinker.types.operations import (
 from eztinker.types.sampling import SamplingParams, WeightsRef
 from eztinker.types.training import AdamParams, Datum, LoRAConfig
 from tests.unit.worker.test_training import DATA
-from tests.worker_harness import Harness, tokens
+from tests.worker_harness import Harness, datum, tokens
 
 PROMPT = tokens(5, 11)
 
@@ -348,3 +348,14 @@ def test_evaluation_refuses_what_cannot_be_scored(trained, prompt, temperature, 
     item = EvaluationItem(np.array(prompt, np.int32), tokens(8, 6))
     command = RunEvaluate("e", "r", Evaluate([item], temperature=temperature), PassPlan([]))
     assert trained.failure(command).error.field == field
+
+
+def test_an_evaluation_takes_turns_with_passes(trained):
+    items = [EvaluationItem(PROMPT, tokens(8, 6)) for _ in range(12)]
+    plan = PassPlan([[i] for i in range(len(items))])
+    evaluation = RunEvaluate("e", "r", Evaluate(items), plan)
+    data = [datum(i, 9) for i in range(4)]
+    training = trained.pass_command(data, plan=[[i] for i in range(len(data))])
+    events = trained.do(evaluation, training)
+    ended = [event.job_id for event in events if isinstance(event, JobDone)]
+    assert ended == [training.job_id, "e"], "four units and twelve, by turns"

@@ -91,6 +91,7 @@ class OrderedWork:
         self._passes = PassGroup(residents)
         self._current: _Task | None = None
         self._side_tasks: deque[_Task] = deque()
+        self._was_evaluation = False
         self.num_setups_queued = self.num_setups_done = 0
 
     def add(self, command: Any) -> None:
@@ -116,10 +117,32 @@ class OrderedWork:
         )
 
     def unit(self) -> bool:
-        """Do one unit of work; False when there is none."""
-        task = self._next_task()
-        if task is not None:
-            self._advance(task)
+        """Do one unit of work, of an evaluation or of the rest by turns; False when there is none."""
+        kinds = [self._unit_of_evaluation, self._unit_in_order]
+        if self._was_evaluation:
+            kinds.reverse()
+        for unit in kinds:
+            if unit():
+                self._was_evaluation = unit == self._unit_of_evaluation
+                return True
+        return False
+
+    def _unit_of_evaluation(self) -> bool:
+        """They hold immutable weights and wait for nobody but the sampler."""
+        for _ in range(len(self._side_tasks)):
+            task = self._side_tasks[0]
+            self._side_tasks.rotate(-1)
+            if task.is_runnable:
+                self._advance(task)
+                return True
+        return False
+
+    def _unit_in_order(self) -> bool:
+        command = self._next_command() if self._current is None else None
+        if command is not None:
+            self._current = _Task(command, self._job_of(command))
+        if self._current is not None:
+            self._advance(self._current)
             return True
         if not len(self._passes):
             return False
@@ -162,18 +185,6 @@ class OrderedWork:
         else:
             self._side_tasks.remove(task)
         return True
-
-    def _next_task(self) -> _Task | None:
-        """Evaluations hold immutable weights, so they take turns with the ordered commands."""
-        for _ in range(len(self._side_tasks)):
-            task = self._side_tasks[0]
-            self._side_tasks.rotate(-1)
-            if task.is_runnable:
-                return task
-        command = self._next_command() if self._current is None else None
-        if command is not None:
-            self._current = _Task(command, self._job_of(command))
-        return self._current
 
     def _next_command(self) -> Any | None:
         """Begin the passes that may begin; the command to execute now, if there is one."""

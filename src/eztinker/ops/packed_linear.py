@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 _ROWS_LAID_OUT_FOR = 32
-_FEW_ROWS, _SMALL_WEIGHT = 2, 1_000_000
-"""Below both, a float32 product is faster as it is."""
+_SMALL_WEIGHT = 2**18
+"""Numbers up to which the float32 product of a single row is faster as it is."""
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
@@ -46,5 +46,5 @@ def packed_linear_added(
 
 def is_better_plain(x_ND: Tensor, weight_OD: Tensor) -> bool:
     """Whether so small a product is faster without."""
-    few = x_ND.shape[0] < _FEW_ROWS and weight_OD.numel() < _SMALL_WEIGHT
-    return few and x_ND.dtype == torch.float32
+    is_small = x_ND.shape[0] == 1 and weight_OD.numel() <= _SMALL_WEIGHT
+    return is_small and x_ND.dtype == torch.float32

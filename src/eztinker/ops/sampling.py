@@ -14,6 +14,7 @@ Axes: R rows, V vocabulary, C candidates kept by a filter.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,24 +33,24 @@ class RowParams:
     """How each row of a batch is drawn; tensors on the device of the logits.
 
     Attributes:
-        temperature_R: float32; 0 is greedy.
         top_k_R: int64; V or more keeps all.
         top_p_R: float32 in (0, 1].
-        any_random: some row is not greedy.
-        max_top_k: largest top-k among rows that use it; 0 when no row filters by rank.
-        any_unranked_top_p: some row uses top-p without top-k.
-        all_filtered: every random row is filtered.
-        any_scaled: some temperature is neither 0 nor 1.
+        greedy_R: where the temperature is 0; None when no row is greedy.
+        filtered_R: where top-k or top-p leaves something out; None when no random row is filtered.
+        divisor_R1: the temperature, 1 where it is 0; None when that is 1 in every row.
+        any_unfiltered: some random row is not filtered.
+        max_top_k: largest top-k among random rows that use it; 0 when none filters by rank.
+        any_unranked_top_p: some random row uses top-p without top-k.
     """
 
-    temperature_R: Tensor
     top_k_R: Tensor
     top_p_R: Tensor
-    any_random: bool
+    greedy_R: Tensor | None
+    filtered_R: Tensor | None
+    divisor_R1: Tensor | None
+    any_unfiltered: bool
     max_top_k: int
     any_unranked_top_p: bool
-    all_filtered: bool
-    any_scaled: bool
 
     @classmethod
     def build(
@@ -64,37 +65,40 @@ class RowParams:
         ranks = [k if 0 < k < vocab_size else vocab_size for k in top_ks]
         random = [t > 0 for t in temperatures]
         ranked = [k for k, r in zip(ranks, random, strict=True) if r and k < vocab_size]
-        unranked = [
-            p < 1 and k == vocab_size for k, p, r in zip(ranks, top_ps, random, strict=True) if r
-        ]
+        nuclear = [p < 1 and r for p, r in zip(top_ps, random, strict=True)]
         filtered = [
-            p < 1 or k < vocab_size for k, p, r in zip(ranks, top_ps, random, strict=True) if r
+            n or (k < vocab_size and r) for n, k, r in zip(nuclear, ranks, random, strict=True)
         ]
+        divisors = [max(t, _MIN_TEMPERATURE) if t else 1.0 for t in temperatures]
+
+        def tensor(values: list[Any], dtype: torch.dtype) -> Tensor:
+            return torch.tensor(values, dtype=dtype, device=device)
+
         return cls(
-            temperature_R=torch.tensor(
-                [t and max(t, _MIN_TEMPERATURE) for t in temperatures],
-                dtype=torch.float32,
-                device=device,
+            top_k_R=tensor(ranks, torch.int64),
+            top_p_R=tensor(top_ps, torch.float32),
+            greedy_R=None if all(random) else ~tensor(random, torch.bool),
+            filtered_R=tensor(filtered, torch.bool) if any(filtered) else None,
+            divisor_R1=(
+                tensor(divisors, torch.float32)[:, None] if any(d != 1 for d in divisors) else None
             ),
-            top_k_R=torch.tensor(ranks, dtype=torch.int64, device=device),
-            top_p_R=torch.tensor(top_ps, dtype=torch.float32, device=device),
-            any_random=any(random),
+            any_unfiltered=any(r and not f for r, f in zip(random, filtered, strict=True)),
             max_top_k=max(ranked, default=0),
-            any_unranked_top_p=any(unranked),
-            all_filtered=all(filtered),
-            any_scaled=any(t not in (0, 1) for t in temperatures),
+            any_unranked_top_p=any(
+                n and k == vocab_size for n, k in zip(nuclear, ranks, strict=True)
+            ),
         )
 
 
-def uniforms(seeds_R: np.ndarray, samples_R: np.ndarray, indices_R: np.ndarray) -> np.ndarray:
-    """One float64 in (0, 1) per row, a function of (seed, sample, token index) only.
+def uniforms(seeds: np.ndarray, samples: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Float64 in (0, 1), each a function of (seed, sample, token index) only; the shapes broadcast.
 
     A chain of splitmix64 finalisers (Steele et al. 2014, doi:10.1145/2660193.2660195) over the three
     counters; the upper 53 bits become the number.
     """
-    state = _mix(seeds_R.astype(np.uint64))
-    state = _mix(state ^ _mix(samples_R.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)))
-    state = _mix(state ^ _mix(indices_R.astype(np.uint64) + np.uint64(0xD1B54A32D192ED03)))
+    state = _mix(seeds.astype(np.uint64))
+    state = _mix(state ^ _mix(samples.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)))
+    state = _mix(state ^ _mix(indices.astype(np.uint64) + np.uint64(0xD1B54A32D192ED03)))
     return ((state >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
 
@@ -129,31 +133,39 @@ def draw(logits_RV: Tensor, params: RowParams, uniforms_R: Tensor) -> tuple[Tens
         Tokens int64 [R] and float32 log softmax(logits / T) at them, before top-k and top-p (of the
         plain distribution where T is 0).
     """
-    greedy_R = params.temperature_R == 0
-    scaled = logits_RV
-    if params.any_scaled:
-        scaled = logits_RV.div_(torch.where(greedy_R, 1.0, params.temperature_R)[:, None])
-    unfiltered_R, logsumexp_R = _draw_unfiltered(scaled, uniforms_R)
-    if not params.any_random:
-        tokens_R = scaled.argmax(-1)
-    else:
-        tokens_R = _draw_random(scaled, logsumexp_R, unfiltered_R, params, uniforms_R)
-        if bool(greedy_R.any()):
-            tokens_R = torch.where(greedy_R, scaled.argmax(-1), tokens_R)
+    scaled = logits_RV if params.divisor_R1 is None else logits_RV.div_(params.divisor_R1)
+    tokens_R, logsumexp_R = _draw_unfiltered(scaled, uniforms_R, params.any_unfiltered)
+    if params.filtered_R is not None:
+        filtered_R = _draw_filtered(scaled, logsumexp_R, params, uniforms_R)
+        tokens_R = torch.where(params.filtered_R, filtered_R, tokens_R)
+    if params.greedy_R is not None:
+        tokens_R = torch.where(params.greedy_R, scaled.argmax(-1), tokens_R)
     return tokens_R, scaled.gather(1, tokens_R[:, None])[:, 0] - logsumexp_R
 
 
-def _draw_unfiltered(scaled: Tensor, uniforms_R: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens [R] of the whole distribution, and its log Σ exp [R]; some rows at a time, to stay in cache."""
+def _draw_unfiltered(scaled: Tensor, uniforms_R: Tensor, is_drawn: bool) -> tuple[Tensor, Tensor]:
+    """Tokens [R] of the whole distribution (0 if not ``is_drawn``), and its log Σ exp [R].
+
+    Some rows at a time, to stay in cache. The sum comes from the same numbers either way: what a row
+    reports must not depend on how its neighbours are drawn.
+    """
     on_cpu = scaled.device.type == "cpu"
     num_rows = max(1, _CHUNK_ELEMENTS // scaled.shape[1]) if on_cpu else scaled.shape[0]
     tokens, sums = [], []
     for part, u_R in zip(scaled.split(num_rows), uniforms_R.split(num_rows), strict=True):
         blocks, peak_R = _exponentials(part)
         block_sums = blocks.sum(-1).double()
-        tokens.append(_draw_in_blocks(blocks, block_sums, u_R))
-        sums.append((peak_R + block_sums.sum(-1).log()).float())
-    return torch.cat(tokens), torch.cat(sums)
+        tokens.append(
+            _draw_in_blocks(blocks, block_sums, u_R)
+            if is_drawn
+            else torch.zeros_like(u_R, dtype=torch.int64)
+        )
+        sums.append((peak_R + block_sums.sum(-1).log_()).float())
+    return _joined(tokens), _joined(sums)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _exponentials(scaled: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,22 +180,6 @@ def _exponentials(scaled: Tensor) -> tuple[Tensor, Tensor]:
     torch.sub(scaled, peak_R[:, None], out=filled[:, :vocab_size])
     filled[:, :vocab_size].exp_()
     return filled.view(num_rows, -1, _BLOCK), peak_R
-
-
-def _draw_random(
-    scaled: Tensor,
-    logsumexp_R: Tensor,
-    unfiltered_R: Tensor,
-    params: RowParams,
-    u_R: Tensor,
-) -> Tensor:
-    filtered_R = (params.top_k_R < scaled.shape[1]) | (params.top_p_R < 1)
-    tokens_R = None
-    if params.max_top_k or params.any_unranked_top_p:
-        tokens_R = _draw_filtered(scaled, logsumexp_R, params, u_R)
-    if params.all_filtered and tokens_R is not None:
-        return tokens_R
-    return unfiltered_R if tokens_R is None else torch.where(filtered_R, tokens_R, unfiltered_R)
 
 
 def _draw_filtered(scaled: Tensor, logsumexp_R: Tensor, params: RowParams, u_R: Tensor) -> Tensor:
@@ -246,13 +242,14 @@ def draw_two_level(probabilities_RV: Tensor, uniforms_R: Tensor) -> Tensor:
 
 def _draw_in_blocks(blocks: Tensor, block_sums: Tensor, uniforms_R: Tensor) -> Tensor:
     """Token ids [R] from masses in blocks [R, ·, _BLOCK] and the float64 sum of each block."""
+    num_rows, num_blocks = block_sums.shape
     block_ends = block_sums.cumsum(-1)
-    threshold_R = uniforms_R * block_ends[:, -1]
-    block_R = (block_ends <= threshold_R[:, None]).sum(-1).clamp_max(blocks.shape[1] - 1)
-    row_R = torch.arange(blocks.shape[0], device=blocks.device)
-    start_R = torch.where(block_R > 0, block_ends[row_R, (block_R - 1).clamp_min(0)], 0.0)
-    inside = blocks[row_R, block_R].double().cumsum(-1)
+    threshold_R1 = (uniforms_R * block_ends[:, -1])[:, None]
+    block_R1 = torch.searchsorted(block_ends, threshold_R1, right=True).clamp_max_(num_blocks - 1)
+    start_R1 = torch.where(block_R1 > 0, block_ends.gather(1, (block_R1 - 1).clamp_min_(0)), 0.0)
+    row_R = torch.arange(0, num_rows * num_blocks, num_blocks, device=blocks.device)
+    inside = blocks.reshape(-1, _BLOCK).index_select(0, row_R + block_R1[:, 0]).double().cumsum_(-1)
     # The two sums round differently; staying below the block's own end keeps the draw inside it, and
     # on a token of positive probability.
-    wanted_R = torch.minimum(threshold_R - start_R, inside[:, -1] * (1 - 1e-12))
-    return block_R * _BLOCK + (inside <= wanted_R[:, None]).sum(-1)
+    wanted_R1 = torch.minimum(threshold_R1 - start_R1, inside[:, -1:] * (1 - 1e-12))
+    return (block_R1 * _BLOCK + torch.searchsorted(inside, wanted_R1, right=True))[:, 0]

@@ -28,6 +28,9 @@ from eztinker.rendering.stops import StopStringMatcher
 from eztinker.types.operations import Sample
 from eztinker.types.sampling import SampledSequence
 
+_STEPS_AHEAD = 16
+"""Steps whose random numbers are computed at once: one call costs as much as forty."""
+
 
 @dataclass(slots=True, eq=False)
 class SampleRequest:
@@ -137,6 +140,14 @@ class Row:
         return False
 
 
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """Random numbers [S, R] of the rows' next steps, by the number of the first row's token."""
+
+    steps: range
+    table_SR: Tensor
+
+
 class Batch:
     """Running rows of one base model."""
 
@@ -146,7 +157,7 @@ class Batch:
         self._vocab_size = vocab_size
         self._segments: Segments | None = None
         self._params: RowParams | None = None
-        self._counters: tuple[np.ndarray, np.ndarray] | None = None
+        self._numbers: _Numbers | None = None
 
     def insert(self, row: Row) -> int:
         """Put a row beside the others of its adapter; its place. The cache must have room for it."""
@@ -211,16 +222,17 @@ class Batch:
 
     def uniforms(self, device: torch.device) -> Tensor:
         """The random numbers of the rows' next tokens."""
-        if self._counters is None:
-            seeds = np.array(
-                [r.request.operation.params.seed % 2**64 for r in self.rows], np.uint64
+        # Between two changes of the batch every row grows by one token a step.
+        index = len(self.rows[0].tokens)
+        if self._numbers is None or index not in self._numbers.steps:
+            self._numbers = _Numbers(
+                range(index, index + _STEPS_AHEAD),
+                torch.from_numpy(row_uniforms(self.rows, _STEPS_AHEAD)).to(device),
             )
-            self._counters = seeds, np.array([row.sample for row in self.rows], np.uint64)
-        indices = np.array([len(row.tokens) for row in self.rows], np.uint64)
-        return torch.from_numpy(uniforms(*self._counters, indices)).to(device)
+        return self._numbers.table_SR[index - self._numbers.steps.start]
 
     def _changed(self) -> None:
-        self._segments = self._params = self._counters = None
+        self._segments = self._params = self._numbers = None
 
     def _move(self, source: int, target: int) -> None:
         self._cache.copy_row(source, target, self.rows[source].num_in_row)
@@ -291,6 +303,15 @@ def row_params(rows: list[Row], vocab_size: int, device: torch.device) -> RowPar
         vocab_size,
         device,
     )
+
+
+def row_uniforms(rows: list[Row], num_steps: int = 1) -> np.ndarray:
+    """The random numbers [S, R] of the rows' next tokens."""
+    seeds_R = np.array([row.request.operation.params.seed % 2**64 for row in rows], np.uint64)
+    samples_R = np.array([row.sample for row in rows], np.uint64)
+    indices_R = np.array([len(row.tokens) for row in rows], np.uint64)
+    steps_S1 = np.arange(num_steps, dtype=np.uint64)[:, None]
+    return uniforms(seeds_R, samples_R, indices_R + steps_S1)
 
 
 class Stopwatch:

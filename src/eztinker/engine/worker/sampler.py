@@ -28,6 +28,7 @@ from eztinker.engine.worker.batch import (
     note_top_logprobs,
     penalise_rows,
     row_params,
+    row_uniforms,
 )
 from eztinker.engine.worker.data_checks import check_token_ids
 from eztinker.engine.worker.devices import is_out_of_memory
@@ -37,7 +38,7 @@ from eztinker.engine.worker.prefill import Prefill, Reader
 from eztinker.engine.worker.prefix_cache import PrefixCache
 from eztinker.engine.worker.prompt_scores import score_prompt
 from eztinker.errors import InvalidRequestError
-from eztinker.ops.sampling import draw, uniforms
+from eztinker.ops.sampling import draw
 from eztinker.rendering.stops import StopStringMatcher
 from eztinker.types.operations import Sample, SampleResult
 from eztinker.types.sampling import SampledSequence
@@ -320,14 +321,10 @@ class Sampler:
 
     def _draw(self, logits_RV: Tensor, rows: list[Row]) -> tuple[list[int], list[float]]:
         device = logits_RV.device
-        numbers = uniforms(
-            np.array([row.request.operation.params.seed % 2**64 for row in rows], np.uint64),
-            np.array([row.sample for row in rows], np.uint64),
-            np.array([len(row.tokens) for row in rows], np.uint64),
-        )
+        numbers_R = torch.from_numpy(row_uniforms(rows)[0]).to(device)
         params = row_params(rows, self._decoder.vocab_size, device)
         penalise_rows(rows, logits_RV)
-        tokens, logprobs = draw(logits_RV, params, torch.from_numpy(numbers).to(device))
+        tokens, logprobs = draw(logits_RV, params, numbers_R)
         note_top_logprobs(rows, logits_RV)
         return tokens.tolist(), logprobs.tolist()
 

@@ -14,23 +14,21 @@ import json
 import statistics
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Literal
-
-from pydantic import Field
+from typing import Any
 
 from eztinker.errors import InvalidRequestError
 from eztinker.recipes.experiment.loop import FINAL_CHECKPOINT, log_step, take_step
 from eztinker.recipes.experiment.order import batch_of_step, is_due
 from eztinker.recipes.experiment.plan import SHOWN_EXAMPLES, Plan
 from eztinker.recipes.experiment.session import Session, frozen_run, lora_of, open_session
+from eztinker.recipes.grpo_config import GRPOConfig
 from eztinker.recipes.plots import curve, plot_panels
 from eztinker.recipes.question_data import Questions, read_questions
-from eztinker.recipes.rewards import RewardConfig, scorer_of
+from eztinker.recipes.rewards import scorer_of
 from eztinker.recipes.terminal import Progress, SilentProgress, pick
-from eztinker.rl.advantages import AdvantageKind, group_advantages, has_signal
+from eztinker.rl.advantages import group_advantages, has_signal
 from eztinker.rl.candidates import Policy
 from eztinker.rl.policy_data import (
-    Normalisation,
     answer_weights,
     kl_advantages,
     kl_estimates,
@@ -47,84 +45,8 @@ from eztinker.rl.rollouts import (
 from eztinker.rl.scorers import Scorer
 from eztinker.rl.scoring import answer_logprobs
 from eztinker.rl.training_run import find_run
-from eztinker.types.losses import LOSSES
 
 NAME = "grpo"
-PolicyLoss = Literal["importance_sampling", "ppo", "cispo", "gspo"]
-_CLIPPED = ("ppo", "cispo", "gspo")
-
-
-class GRPOConfig(RewardConfig):
-    """Settings of GRPO."""
-
-    per_device_train_batch_size: int = Field(32, ge=1, description="Answers per device batch.")
-    learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate of AdamW.")
-    advantage: AdvantageKind = Field(
-        "normalised", description="centred, normalised or leave_one_out."
-    )
-    loss_fn: PolicyLoss = Field("importance_sampling", description="Policy loss of the service.")
-    loss_type: Normalisation = Field(
-        "dapo", description="Mean over tokens (dapo), per answer (grpo), constant (dr_grpo)."
-    )
-    epsilon: float | None = Field(
-        None, ge=0, lt=1, description="The ratio is clipped below 1 - epsilon."
-    )
-    epsilon_high: float | None = Field(
-        None, ge=0, description="The ratio is clipped above 1 + epsilon_high."
-    )
-    beta: float = Field(0.0, ge=0, description="Price of the KL divergence to the reference.")
-    ref_model: str | None = Field(
-        None, description="Reference RUN_ID@CHECKPOINT; default the weights at the start."
-    )
-    num_iterations: int = Field(1, ge=1, description="Optimizer steps on each batch of rollouts.")
-    max_staleness: int = Field(
-        0, ge=0, description="Iterations that rollouts may be older than the weights they train."
-    )
-    logprobs_from: Literal["sampler", "trainer"] = Field(
-        "sampler", description="Whose log-probabilities of the samples the loss takes."
-    )
-    mask_truncated_completions: bool = Field(
-        False, description="Answers cut at max_completion_length are not trained on."
-    )
-
-    def check_effect(self) -> None:
-        """Groups, bounds and references that do something."""
-        super().check_effect()
-        if self.num_generations < 2:
-            self.refuse(
-                "num_generations", "num_generations must be at least 2: a group is compared."
-            )
-        for key in ("epsilon", "epsilon_high"):
-            self.needs(key, self.loss_fn in _CLIPPED, f"with loss_fn {self.loss_fn}")
-        self.needs("ref_model", self.beta > 0, "with beta 0")
-        is_plain = (self.temperature, self.top_p, self.top_k) == (1.0, 1.0, -1)
-        if self.logprobs_from == "sampler" and not is_plain:
-            self.refuse(
-                "logprobs_from",
-                "The sampler's log-probabilities are those of the trained distribution only at temperature 1, top_p 1 "
-                "and top_k -1. Use these, or logprobs_from=trainer (one more forward pass per step).",
-            )
-
-    @property
-    def loss_fn_config(self) -> dict[str, float]:
-        """Bounds of the ratio, where they were given."""
-        bounds = {}
-        if self.epsilon is not None:
-            bounds["clip_low_threshold"] = 1 - self.epsilon
-        if self.epsilon_high is not None:
-            bounds["clip_high_threshold"] = 1 + self.epsilon_high
-        return bounds
-
-    @property
-    def ratio_bounds(self) -> tuple[float, float] | None:
-        """Bounds of a token's ratio in the loss; None where it has none or bounds a sequence's."""
-        if self.loss_fn not in ("ppo", "cispo"):
-            return None
-        known = {**LOSSES[self.loss_fn].config, **self.loss_fn_config}
-        low, high = known["clip_low_threshold"], known["clip_high_threshold"]
-        return (low or 0.0, high or 0.0)
-
-
 Config = GRPOConfig
 
 

@@ -11,43 +11,34 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
-import sqlalchemy as sa
-
 from eztinker.engine.actions import Actions, Outcome, Task
+from eztinker.engine.active_job import ActiveJob, ticket_of
+from eztinker.engine.commits import Commits
 from eztinker.engine.executors.base import WorkerDied
 from eztinker.engine.held import Held
 from eztinker.engine.pace import Pace
 from eztinker.engine.recovery import Residents
-from eztinker.engine.scheduler import Scheduler, Ticket
+from eztinker.engine.scheduler import Scheduler
 from eztinker.engine.snapshots import Snapshots
 from eztinker.engine.streams import TokenStream
 from eztinker.engine.supervisor import Supervisor
 from eztinker.errors import (
     CancelledError,
-    CapacityError,
     EngineCrashError,
     EZTinkerError,
     InvalidRequestError,
     ServerError,
 )
 from eztinker.store import log as operation_log
-from eztinker.store import runs
-from eztinker.store.database import Database, Query
+from eztinker.store.database import Database
 from eztinker.store.jobs import StoredJob, list_unfinished
 from eztinker.types.messages import CancelJob, ErrorInfo, TokensDrawn
 from eztinker.types.operations import (
     STATE_KINDS,
-    Evaluate,
-    Operation,
-    OptimStep,
-    Sample,
-    TrainingPass,
 )
-from eztinker.types.principal import LOCAL_OWNER
-from eztinker.types.records import JobRecord
 
 log = logging.getLogger(__name__)
 
@@ -55,29 +46,6 @@ T = TypeVar("T")
 
 MAX_DEATHS = 2
 """Workers a job may take with it before it fails, the last of them with no other job beside it."""
-
-ROOM_POLL_S = 1.0
-"""How soon a result that found no room on the disk is tried again."""
-
-
-@dataclass(slots=True, eq=False)
-class ActiveJob:
-    """An accepted job until its end is committed.
-
-    Attributes:
-        ended: set when ``record`` is final, or when nobody may wait any longer (``EngineLoop.is_leaving``).
-        cancel_asked: someone wants it to stop.
-        started_s: monotonic seconds at which it was last given to the worker.
-        stream: its tokens as they are drawn; None unless it is streamed.
-    """
-
-    task: Task
-    ticket: Ticket
-    record: JobRecord
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-    cancel_asked: bool = False
-    started_s: float | None = None
-    stream: TokenStream | None = None
 
 
 class QueuePlace(NamedTuple):
@@ -111,6 +79,7 @@ class EngineLoop:
         actions: Actions,
     ) -> None:
         self._database = database
+        self._commits = Commits(database)
         self._supervisor = supervisor
         self._residents = residents
         self._snapshots = snapshots
@@ -161,7 +130,7 @@ class EngineLoop:
         """
         operation = job.operation()
         task = Task(job, operation, streamed=streamed)
-        active = ActiveJob(task, _ticket(job, operation), job.record())
+        active = ActiveJob(task, ticket_of(job, operation), job.record())
         active.stream = TokenStream() if streamed else None
         self.active[job.job_id] = active
         self._num_of_owner[job.owner] += 1
@@ -301,9 +270,7 @@ class EngineLoop:
         active.task.handed_over = False
         num_deaths = active.task.job.num_deaths + 1
         active.task.job = replace(active.task.job, num_deaths=num_deaths)
-        await self._write_when_possible(
-            lambda connection: operation_log.count_death(connection, job_id)
-        )
+        await self._commits.death(job_id)
         if active.cancel_asked:
             await self._end(active, _cancelled())
         elif num_deaths >= MAX_DEATHS and active.ticket.alone:
@@ -323,22 +290,8 @@ class EngineLoop:
 
     async def _commit(self, active: ActiveJob, outcome: Outcome) -> None:
         job = active.task.job
-
-        def write(connection: sa.Connection) -> list[str]:
-            self._finish(
-                connection,
-                active,
-                status="completed",
-                result=outcome.result,
-                plan=outcome.plan,
-                compute_s=outcome.compute_s,
-                # Sampling: its answer shows the prompt's text and is cut at its stop strings.
-                keep_payload=job.kind in STATE_KINDS or job.kind == "sample",
-            )
-            return outcome.side_effects(connection)
-
         try:
-            dropped = await self._write_when_possible(write)
+            dropped = await self._commits.completed(active, outcome)
         except EZTinkerError as error:
             # The worker is ahead of the log now: the run is restored before its next use.
             if job.run_id is not None and job.kind in STATE_KINDS | {"create_run"}:
@@ -348,15 +301,6 @@ class EngineLoop:
         await self._snapshots.drop(dropped)
         await self._account(active.task, outcome.compute_s)
         self._settle(active, status="completed", result=outcome.result)
-
-    async def _write_when_possible(self, query: Query[T]) -> T:
-        """Commit; with a full disk, wait for room: what was computed is not thrown away."""
-        while True:
-            try:
-                return await self._database.write(query, may_use_reserve=True)
-            except CapacityError as error:
-                log.warning("Waiting to commit: %s", error.message)
-                await asyncio.sleep(ROOM_POLL_S)
 
     async def _account(self, task: Task, compute_s: float) -> None:
         """Add up what a replay would cost, and begin a snapshot when one is due."""
@@ -372,27 +316,12 @@ class EngineLoop:
         status = "cancelled" if error.code == "cancelled" else "failed"
         info = ErrorInfo(error.code, error.message, error.category, error.field, error.details)
 
-        def write(connection: sa.Connection) -> None:
-            self._finish(connection, active, status=status, error=info)
-            if active.task.job.kind == "create_run" and active.task.job.run_id is not None:
-                runs.delete_run_row(connection, active.task.job.run_id)
-
         try:
-            await self._write_when_possible(write)
+            await self._commits.failed(active, status, info)
         except EZTinkerError as storage_error:
             # It had no effect, so running it again after a restart is safe.
             log.error("End of %s not stored: %s", active.task.job.job_id, storage_error.message)  # noqa: TRY400
         self._settle(active, status=status, error=info)
-
-    @staticmethod
-    def _finish(connection: sa.Connection, active: ActiveJob, **values: object) -> None:
-        operation_log.finish(
-            connection,
-            active.task.job.job_id,
-            started_at_s=active.record.started_at_s,
-            finished_at_s=time.time(),
-            **values,  # type: ignore[arg-type]
-        )
 
     def _settle(
         self,
@@ -424,35 +353,6 @@ class EngineLoop:
         if active.stream is not None:
             active.stream.close()
         self._wake.set()
-
-
-def _ticket(job: StoredJob, operation: Operation) -> Ticket:
-    num_rows = 1
-    num_tokens = 1
-    if isinstance(operation, TrainingPass):
-        num_tokens = operation.num_tokens
-    elif isinstance(operation, Sample):
-        num_rows = operation.num_samples
-    elif isinstance(operation, Evaluate):
-        num_tokens = sum(
-            len(item.prompt_tokens) + len(item.response_tokens) for item in operation.items
-        )
-    queue = job.run_id
-    if queue is None:
-        assert isinstance(operation, Sample)
-        # Samples of a bare model have no run to take turns by, so they take turns by who asks.
-        queue = f"base model {operation.weights.base_model}"
-        queue += f" for {job.owner}" if job.owner != LOCAL_OWNER else ""
-    return Ticket(
-        job_id=job.job_id,
-        queue=queue,
-        ordered=job.seq is not None,
-        num_tokens=max(1, num_tokens),
-        num_rows=num_rows,
-        num_deaths=job.num_deaths,
-        owner=job.owner,
-        may_share=isinstance(operation, (TrainingPass, OptimStep)),
-    )
 
 
 def _never_arrived(run_id: str, missing: int, seq: int | None, max_hold_s: float) -> EZTinkerError:

@@ -13,9 +13,10 @@ from typing import Any
 
 from eztinker.config import ServerConfig
 from eztinker.engine.actions import Actions
+from eztinker.engine.active_job import ActiveJob
 from eztinker.engine.checkpoint_folders import find_moved
 from eztinker.engine.executors.base import Executor, WorkerDied
-from eztinker.engine.loop import MAX_DEATHS, ActiveJob, EngineLoop, QueuePlace
+from eztinker.engine.loop import MAX_DEATHS, EngineLoop, QueuePlace
 from eztinker.engine.model_shape import ModelShape, read_shape
 from eztinker.engine.recovery import Residents, Resolve
 from eztinker.engine.snapshots import Snapshots

@@ -14,7 +14,7 @@ from collections import OrderedDict, deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from eztinker.engine.loop import ActiveJob
+from eztinker.engine.active_job import ActiveJob
 from eztinker.engine.run_manager import RunManager
 from eztinker.service.jobs import idempotency_scope
 from eztinker.service.view import View

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Self
 
 from eztinker.config import ServerConfig
-from eztinker.engine.loop import ActiveJob
+from eztinker.engine.active_job import ActiveJob
 from eztinker.engine.run_manager import RunManager
 from eztinker.engine.streams import DrawnToken
 from eztinker.errors import BusyError, EngineCrashError, EZTinkerError, TooLargeError

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from eztinker.config import ServerConfig
-from eztinker.engine.loop import ActiveJob
+from eztinker.engine.active_job import ActiveJob
 from eztinker.engine.run_manager import RunManager
 from eztinker.store import log, runs
 from eztinker.store.database import Database

@@ -6,7 +6,7 @@ import asyncio
 
 import numpy as np
 
-from eztinker.engine.loop import ActiveJob
+from eztinker.engine.active_job import ActiveJob
 from eztinker.store import log
 from eztinker.types.messages import RunSample, TokensDrawn
 from eztinker.types.operations import Sample

@@ -1,14 +1,17 @@
 """HTTP/1.1 on the socket, with our answer to what is not HTTP.
 
 uvicorn answers a broken request itself, in plain text, and reads a request head of any length. Here a
-broken one is answered in our JSON, and a head that is too long is refused while it still arrives.
+broken one is answered in our JSON, and a head that is too long is refused while it still arrives. uvicorn
+also sends head and body of an answer one by one, which wakes the client twice; here they leave together.
 Knows no route. Given to uvicorn by ``launch.py``.
 """
 
 from __future__ import annotations
 
+import asyncio
 import http
 import secrets
+from typing import Any
 
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -20,6 +23,10 @@ MAX_HEAD_BYTES = 64 * 1024
 """Request line and headers together."""
 
 
+MAX_JOINED_BYTES = 64 * 1024
+"""More than this is sent at once, in as many pieces as it comes."""
+
+
 class HttpProtocol(HttpToolsProtocol):
     """One connection."""
 
@@ -28,6 +35,11 @@ class HttpProtocol(HttpToolsProtocol):
     _num_waiting_bytes = 0
     """Came since a head began: the parser keeps a header to itself until it ends."""
     _is_in_head = True
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Someone has connected."""
+        super().connection_made(transport)
+        self.transport = _JoinedWrites(transport)  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
@@ -87,6 +99,38 @@ class HttpProtocol(HttpToolsProtocol):
         )
         self.transport.write(head.encode("ascii") + body)
         self.transport.close()
+
+
+class _JoinedWrites:
+    """A transport that sends what is written in one go as one piece."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._pieces: list[bytes] = []
+        self._num_bytes = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send with what is written before the event loop goes on."""
+        if not self._pieces:
+            self._loop.call_soon(self._flush)
+        self._pieces.append(data)
+        self._num_bytes += len(data)
+        if self._num_bytes > MAX_JOINED_BYTES:
+            self._flush()  # the transport must see how much it is, to slow its writer down
+
+    def close(self) -> None:
+        """Close when everything has been sent."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        pieces, self._pieces, self._num_bytes = self._pieces, [], 0
+        if pieces and not self._transport.is_closing():
+            self._transport.write(b"".join(pieces))
 
 
 def _malformed() -> UserError:

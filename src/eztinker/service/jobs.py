@@ -22,6 +22,7 @@ from eztinker.errors import BusyError, EngineCrashError, EZTinkerError, TooLarge
 from eztinker.ids import new_job_id
 from eztinker.service import admission
 from eztinker.service.base_models import BaseModels
+from eztinker.service.known_runs import KnownRuns
 from eztinker.service.view import View
 from eztinker.store import checkpoints, runs
 from eztinker.store import jobs as job_rows
@@ -54,6 +55,7 @@ class Jobs(View):
         self._database = database
         self._engine = engine
         self._base_models = base_models
+        self._known_runs = KnownRuns(database)
 
     def seen_by(self, principal: Principal) -> Self:
         """As in ``View``, with the base models that this principal may name."""
@@ -140,7 +142,7 @@ class Jobs(View):
             ConflictError: the number was used for another request.
         """
         info = ErrorInfo(error.code, error.message, error.category, error.field, error.details)
-        owner = (await self._run(run_id)).owner
+        owner = (await self.run(run_id)).owner
         refusal = operation_log.Refusal(
             new_job_id(), run_id, seq, kind, info, request_digest, owner
         )
@@ -254,7 +256,7 @@ class Jobs(View):
         Raises:
             NotFoundError: code ``run_not_found``.
         """
-        await self._run(run_id)
+        await self.run(run_id)
         entries = await self._database.read(
             lambda connection: job_rows.list_log(
                 connection, run_id, after_seq=after_seq, limit=limit
@@ -287,11 +289,20 @@ class Jobs(View):
             raise job_rows.not_found(job_id)
         return stored
 
-    async def _run(self, run_id: str) -> RunRecord:
-        run = await self._database.read(lambda connection: runs.get_run(connection, run_id))
+    async def run(self, run_id: str) -> RunRecord:
+        """The run that jobs are meant for; its step may be an old one.
+
+        Raises:
+            NotFoundError: code ``run_not_found``.
+        """
+        run = await self._known_runs.get(run_id)
         if not self.principal.sees(run.owner):
             raise runs.not_found(run_id)
         return run
+
+    def forget_run(self, run_id: str) -> None:
+        """The run was deleted."""
+        self._known_runs.forget(run_id)
 
     async def _run_in_sight(self, operation: Operation, run_id: str | None) -> RunRecord | None:
         """The run that an operation belongs to; None for samples of a checkpoint or a bare model.
@@ -302,7 +313,7 @@ class Jobs(View):
         if isinstance(operation, Sample) and (run_id is None or operation.weights.checkpoint):
             return None
         assert run_id is not None
-        return await self._run(run_id)
+        return await self.run(run_id)
 
     async def need_source(self, operation: Operation) -> None:
         """Refuse a checkpoint that is not in sight; one that a run in sight may yet save passes.

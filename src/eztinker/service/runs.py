@@ -190,6 +190,14 @@ class Runs(View):
             raise runs.not_found(run_id)
         return run
 
+    async def known(self, run_id: str) -> RunRecord:
+        """The run at less cost, for what never changes in it; its step may be an old one.
+
+        Raises:
+            NotFoundError: code ``run_not_found``.
+        """
+        return await self._jobs.run(run_id)
+
     async def list(
         self, *, limit: int, offset: int, base_model: str | None
     ) -> tuple[list[RunRecord], int]:
@@ -238,6 +246,7 @@ class Runs(View):
         await self._database.write(
             lambda connection: runs.delete_run(connection, run_id), may_use_reserve=True
         )
+        self._jobs.forget_run(run_id)
         await self._engine.forget_run(run_id)
 
     async def _log_creation(self, run: RunRecord, request: operation_log.Request) -> StoredJob:

@@ -33,7 +33,7 @@ _SAME_NUMBER = sa.select(jobs).where(
     (jobs.c.run_id == sa.bindparam("of_run")) & (jobs.c.seq == sa.bindparam("number"))
 )
 _JOB_NUMBER = sa.select(jobs.c.number).where(jobs.c.job_id == sa.bindparam("same_id"))
-_NEXT_SEQ = sa.select(runs.c.next_seq).where(runs.c.run_id == sa.bindparam("of_run"))
+_NEXT_SEQ = sa.select(runs.c.next_seq, runs.c.owner).where(runs.c.run_id == sa.bindparam("of_run"))
 _ARRIVED = (
     sa.select(jobs.c.seq)
     .where((jobs.c.run_id == sa.bindparam("of_run")) & (jobs.c.seq >= sa.bindparam("start")))
@@ -141,13 +141,13 @@ def append(connection: sa.Connection, request: Request, *, scope: str) -> Append
     Raises:
         ConflictError: the key or number was used for another request (codes
             ``idempotency_key_reused``, ``seq_reused``).
-        NotFoundError: the run was deleted meanwhile.
+        NotFoundError: the run was deleted meanwhile, or has become another owner's.
     """
     known = find(connection, request, scope=scope)
     if known is not None:
         return Appended(known, is_new=False)
     run_id = request.run_id if request.ordered else None
-    next_seq = 0 if run_id is None else _next_seq(connection, run_id)
+    next_seq = 0 if run_id is None else _next_seq(connection, run_id, request.owner)
     values: dict[str, Any] = {
         "job_id": _free_job_id(connection, request.job_id),
         "run_id": request.run_id,
@@ -183,8 +183,8 @@ def append_refused(
     row = _same_number(connection, refusal.run_id, refusal.seq)
     if row is not None:
         _refuse_reuse(row, refusal.digest, f"Number {refusal.seq} of {refusal.run_id}", "seq")
-        return stored_job(row), _next_seq(connection, refusal.run_id)
-    next_seq = _next_seq(connection, refusal.run_id)
+        return stored_job(row), _next_seq(connection, refusal.run_id, refusal.owner)
+    next_seq = _next_seq(connection, refusal.run_id, refusal.owner)
     values: dict[str, Any] = {
         "job_id": _free_job_id(connection, refusal.job_id),
         "run_id": refusal.run_id,
@@ -257,11 +257,11 @@ def _insert(connection: sa.Connection, values: dict[str, Any]) -> StoredJob:
     return stored_job(SimpleNamespace(**values, number=inserted[0]))
 
 
-def _next_seq(connection: sa.Connection, run_id: str | None) -> int:
-    seq = connection.scalar(_NEXT_SEQ, {"of_run": run_id})
-    if seq is None:
+def _next_seq(connection: sa.Connection, run_id: str | None, owner: str) -> int:
+    row = connection.execute(_NEXT_SEQ, {"of_run": run_id}).one_or_none()
+    if row is None or row.owner != owner:
         raise NotFoundError(f"Run {run_id!r} was deleted meanwhile.", code="run_not_found")
-    return seq
+    return row.next_seq
 
 
 def _advance(connection: sa.Connection, run_id: str, start: int) -> int:

@@ -118,6 +118,9 @@ class FakeRuns:
             self.by_key[idempotency_key] = (request_digest, run)
         return run
 
+    async def known(self, run_id: str) -> RunRecord:
+        return await self.get(run_id)
+
     async def get(self, run_id: str) -> RunRecord:
         if run_id not in self.all:
             raise NotFoundError(f"no run {run_id}", code="run_not_found", field="run_id")

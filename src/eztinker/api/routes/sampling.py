@@ -60,7 +60,7 @@ async def _weights(body: SampleRequest, service: ServiceDep) -> WeightsRef:
         )
     run_id = check_reference(body.run_id, field="run_id")
     if body.checkpoint is None:
-        return WeightsRef((await service.runs.get(run_id)).base_model, run_id)
+        return WeightsRef((await service.runs.known(run_id)).base_model, run_id)
     name = check_reference(body.checkpoint, field="checkpoint")
     checkpoint = await service.checkpoints.get(run_id, name)
     return WeightsRef(checkpoint.base_model, run_id, name)

@@ -72,7 +72,7 @@ async def _pass(
     *,
     forward_only: bool,
 ) -> Response:
-    run = await service.runs.get(run_id)
+    run = await service.runs.known(run_id)
     base = await service.base_models.resolve(run.base_model)
     operation = convert.training_pass(
         body,
@@ -118,7 +118,7 @@ async def evaluate(
     wait: Wait = None,
 ) -> Response:
     """Mean loss and log-probability of responses under the run's current weights."""
-    run = await service.runs.get(run_id)
+    run = await service.runs.known(run_id)
     base = await service.base_models.resolve(run.base_model)
     seed = chosen_seed(body.seed, submission.idempotency_key)
     operation = convert.evaluation(body, base=base, limits=service.config.limits, seed=seed)

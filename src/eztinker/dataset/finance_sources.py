@@ -97,10 +97,9 @@ def find_dianjin() -> list[Path]:
     local = _search(tried, DIANJIN_HUB, is_cache_only=True)
     if local:
         return local
-    fetched = [fetch_file(DIANJIN_MODELSCOPE, f"{name}.json", tried) for name in DIANJIN_FILES[:1]]
-    if fetched[0] is not None:
-        rest = [fetch_file(DIANJIN_MODELSCOPE, f"{name}.json", tried) for name in DIANJIN_FILES[1:]]
-        return [path for path in (*fetched, *rest) if path is not None]
+    fetched = _from_modelscope(tried)
+    if fetched:
+        return fetched
     hub = _search(tried, DIANJIN_HUB, is_cache_only=False)
     if hub:
         return hub
@@ -112,6 +111,17 @@ def find_dianjin() -> list[Path]:
         field="local_data",
         details={"tried": tried},
     )
+
+
+def _from_modelscope(tried: list[str]) -> list[Path]:
+    """All files, or none as soon as one cannot be had."""
+    paths: list[Path] = []
+    for name in DIANJIN_FILES:
+        path = fetch_file(DIANJIN_MODELSCOPE, f"{name}.json", tried)
+        if path is None:
+            return []
+        paths.append(path)
+    return paths
 
 
 def _search(tried: list[str], hub: HubDataset, *, is_cache_only: bool) -> list[Path]:

@@ -182,7 +182,7 @@ def _given_letters(spoken: str, options: Mapping[str, str], asked: AskedUnit) ->
     same = [letter for letter, text in options.items() if _squeezed(text) == _squeezed(plain)]
     if len(same) == 1:
         return frozenset(same)
-    led = _LED_BY_LETTERS.fullmatch(plain)
+    led = _LED_BY_LETTERS.fullmatch(plain.upper() if len(plain) == 1 else plain)
     if led:
         return _led_letters(led["letters"], led["rest"], options)
     amount = read_amount(plain)

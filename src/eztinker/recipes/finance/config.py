@@ -230,6 +230,7 @@ def read_config_file(path: Path) -> dict[str, Part]:
         raise NotFoundError(f"No settings file at {path}.", field="config", code="file_not_found")
     try:
         held = runpy.run_path(str(path))
+        refuse_unknown({n: v for n, v in held.items() if n.endswith("_CONFIG")}, VARIABLES)
     except EZTinkerError as error:
         error.message = f"{path}: {error.message}"
         raise
@@ -237,7 +238,6 @@ def read_config_file(path: Path) -> dict[str, Part]:
         raise InvalidRequestError(
             f"{path}: {type(error).__name__}: {error}.", field="config", code="bad_settings_file"
         ) from error
-    refuse_unknown({n: v for n, v in held.items() if n.endswith("_CONFIG")}, VARIABLES)
     parts = {name: held[variable] for variable, name in VARIABLES.items() if variable in held}
     for name, part in parts.items():
         expected = FinanceConfig.model_fields[name].annotation

@@ -4,7 +4,7 @@
 #   make test    set up .venv with development tools and run the tests
 #   make check   format, lint, types, import contracts
 #   make bench   the benchmarks, as JSON below benchmarks/results
-#   make fuzz    requests nobody would write, ten thousand of them
+#   make fuzz    requests nobody would write, sixty thousand of them (make test sends ten thousand)
 #   make audit   known vulnerabilities of the installed packages (asks the internet)
 #   make recovery  the long form of tests/recovery: kills, places to die at, power cuts, mutations (hours)
 #   make docs    regenerate the reference pages from --help and the OpenAPI document
@@ -37,8 +37,8 @@ check: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	mkdir -p benchmarks/results
-	for name in store native_api tinker_sdk engine recovery load sampling server training passes tenants \
-		openai_streams memory; do \
+	for name in store native_api tinker_sdk engine recovery durability load sampling server training passes \
+		tenants openai_streams memory; do \
 		$(BIN)/python -m benchmarks.$$name --out benchmarks/results/$$name.json || exit 1; done
 
 fuzz: $(VENV)/installed-dev

@@ -9,8 +9,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
+
+if TYPE_CHECKING:
+    from tests.recovery.fake_server import ForkedProcess
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,17 +25,24 @@ class ServerProcess:
     Args:
         folder: gets ``state``, the log and the file that says it is ready.
         flags: of ``eztinker server``.
-        program: ``tests.recovery.fake_server`` for one whose worker is arithmetic, without torch.
+        program: module that is run; ``benchmarks`` have one of their own.
+        has_fake_worker: one whose worker is arithmetic (``fake_server.py``): it starts without torch.
 
     Attributes:
         url: where it answers; the port stays the same over restarts.
     """
 
-    def __init__(self, folder: Path, *flags: str, program: str = "eztinker") -> None:
-        self._program = program
+    def __init__(
+        self,
+        folder: Path,
+        *flags: str,
+        has_fake_worker: bool = False,
+        program: str = "eztinker",
+    ) -> None:
+        self._program, self._has_fake_worker = program, has_fake_worker
         self._folder = folder
         self._flags = flags
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | ForkedProcess | None = None
         self._port = 0
         self.url = ""
 
@@ -44,17 +55,20 @@ class ServerProcess:
         ready = self._folder / "ready"
         ready.unlink(missing_ok=True)
         self._folder.mkdir(parents=True, exist_ok=True)
-        command = [
-            *(sys.executable, "-m", self._program, "server", "--port", str(self._port)),
-            *("--state-dir", str(self._folder / "state"), "--ready-file", str(ready), *self._flags),
-        ]
-        environ = {**os.environ, "HF_HUB_OFFLINE": "1", "EZTINKER_NUM_THREADS": "1"}
-        environ["EZTINKER_FAILPOINT"] = failpoint
-        environ["PYTHONPATH"] = os.pathsep.join(
-            filter(None, (str(ROOT), environ.get("PYTHONPATH")))
+        self._process = self._new_process(
+            [
+                *("server", "--port", str(self._port), "--state-dir", str(self._folder / "state")),
+                *("--ready-file", str(ready), *self._flags),
+            ],
+            {
+                "HF_HUB_OFFLINE": "1",
+                "EZTINKER_NUM_THREADS": "1",
+                "EZTINKER_FAILPOINT": failpoint,
+                "PYTHONPATH": os.pathsep.join(
+                    filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
+                ),
+            },
         )
-        with (self._folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stderr=log, stdout=log, env=environ)
         deadline = time.monotonic() + 60
         while not ready.exists():
             if failpoint and self._process.poll() == -signal.SIGKILL:
@@ -66,8 +80,27 @@ class ServerProcess:
         self._port = int(self.url.rpartition(":")[2])
         return self
 
+    def _new_process(
+        self, arguments: list[str], environ: dict[str, str]
+    ) -> subprocess.Popen[bytes] | ForkedProcess:
+        log_path = self._folder / "server.log"
+        if self._has_fake_worker:
+            from tests.recovery.fake_server import ForkedProcess
+
+            return ForkedProcess(arguments, environ, log_path)
+        command = [sys.executable, "-m", self._program, *arguments]
+        with log_path.open("ab") as log:
+            return subprocess.Popen(command, stderr=log, stdout=log, env=os.environ | environ)
+
     def log(self) -> str:
         return (self._folder / "server.log").read_text(errors="replace")
+
+    def cpu_s(self) -> float:
+        """Processor time of the server and its present worker."""
+        assert self._process is not None
+        root = psutil.Process(self._process.pid)
+        times = [process.cpu_times() for process in (root, *root.children())]
+        return sum(spent.user + spent.system for spent in times)
 
     def kill(self) -> None:
         """SIGKILL the server; its worker notices and goes too."""
@@ -101,7 +134,9 @@ class ServerProcess:
         """SIGTERM; returns the exit code."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(timeout=30)
+        code = self._process.wait(timeout=30)
+        assert code is not None, "it did not stop within 30 s"
+        return code
 
     def close(self) -> None:
         if self._process is not None and self._process.poll() is None:

@@ -24,8 +24,6 @@ from eztinker.failpoints import SERVER_POINTS, WORKER_POINTS, arm
 from tests.recovery.requests_script import STEPS, play
 from tests.recovery.server_process import ServerProcess
 
-FAKE = "tests.recovery.fake_server"
-REAL = "eztinker"
 SAMPLE = (("commit.before", 5), ("commit.after", 6), ("rename.after", 1), ("answer.before", 3))
 """What CI dies at: a step's log, its result, a snapshot's name, an answer."""
 
@@ -37,18 +35,18 @@ class Disturbed:
     """One play of the script with one death in it.
 
     Args:
-        program: the server to run.
+        is_fake: whether the worker is arithmetic.
 
     Attributes:
         answers: what the client was told.
         died_under: the kind of request at which it happened; None if the place was not reached.
     """
 
-    def __init__(self, folder: Path, program: str, failpoint: str = "") -> None:
+    def __init__(self, folder: Path, is_fake: bool, failpoint: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "eztinker.yaml").write_text(CONFIG, encoding="utf-8")
         config = str(folder / "eztinker.yaml")
-        self._server = ServerProcess(folder, "--config", config, program=program)
+        self._server = ServerProcess(folder, "--config", config, has_fake_worker=is_fake)
         self._failpoint = failpoint
         self._kind = "start"
         self.died_under: str | None = None
@@ -86,23 +84,24 @@ class Disturbed:
 
 
 def _walk(
-    folder: Path, program: str, points: Iterable[str], num_failpoints: int
+    folder: Path, is_fake: bool, points: Iterable[str], num_failpoints: int
 ) -> Counter[tuple[str, str]]:
     """Die at each place; how often that happened by place and kind of request.
 
     Args:
         num_failpoints: so many of the sample; 0 for every place, for as long as it is reached.
     """
-    undisturbed = Disturbed(folder / "undisturbed", program).answers
+    undisturbed = Disturbed(folder / "undisturbed", is_fake).answers
     deaths: Counter[tuple[str, str]] = Counter()
 
     def is_survived(name: str, number: int) -> bool:
         place = folder / f"{name}-{number}"
-        disturbed = Disturbed(place, program, f"{name}:{number}")
+        disturbed = Disturbed(place, is_fake, f"{name}:{number}")
         assert disturbed.answers == undisturbed, f"{name}:{number}"
         shutil.rmtree(place)
         if disturbed.died_under is not None:
             deaths[name, disturbed.died_under] += 1
+            print(f"{name}:{number} under {disturbed.died_under}", flush=True)
         return disturbed.died_under is not None
 
     if num_failpoints:
@@ -121,7 +120,7 @@ def _walk(
 def test_a_death_of_the_server_at_any_place_is_not_seen(
     tmp_path: Path, num_failpoints: int
 ) -> None:
-    deaths = _walk(tmp_path, FAKE, SERVER_POINTS, num_failpoints)
+    deaths = _walk(tmp_path, True, SERVER_POINTS, num_failpoints)
     if not num_failpoints:
         kinds = {kind for kind, _ in STEPS} - {"count"}
         assert kinds <= {kind for _, kind in deaths}
@@ -133,7 +132,7 @@ def test_a_death_of_the_worker_at_any_place_is_not_seen(
 ) -> None:
     if num_failpoints:
         pytest.skip("worker deaths at places are part of `make recovery` (--failpoints 0)")
-    _walk(tmp_path, REAL, WORKER_POINTS, 0)
+    _walk(tmp_path, False, WORKER_POINTS, 0)
 
 
 @pytest.mark.parametrize("value", ["commit", "commit.before:0", "nowhere:1", "commit.before:x"])

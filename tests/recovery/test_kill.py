@@ -77,9 +77,15 @@ def wait_for_progress(progress: list[int], at_least: int, thread: threading.Thre
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("victims", ["worker", "server", "mixed"])
 def test_killed_training_equals_undisturbed(
-    tmp_path: Path, undisturbed: dict[str, Any], victims: str, num_kills: int, num_steps: int
+    tmp_path: Path,
+    undisturbed: dict[str, Any],
+    victims: str,
+    num_kills: int,
+    num_steps: int,
+    request: pytest.FixtureRequest,
 ) -> None:
-    chance = random.Random(victims)
+    chance = random.Random(f"{victims} {request.config.getoption('--kill-seed')}")
+    num_deaths = 0
     server = ServerProcess(tmp_path, "--config", str(_frequent_snapshots(tmp_path))).start()
     progress: list[int] = []
     answer: dict[str, Any] = {}
@@ -95,20 +101,23 @@ def test_killed_training_equals_undisturbed(
             if victims == "server" or (victims == "mixed" and kill % 2):
                 server.kill()
                 server.start()
+                num_deaths += 1
                 if kill % 3 == 2:  # again, while it starts its worker or recovers
                     time.sleep(chance.random() * 4)
                     server.kill()
                     server.start()
+                    num_deaths += 1
             else:
-                server.kill_worker()
+                num_deaths += server.kill_worker()
                 if kill % 3 == 2:  # again, while it loads torch: no job is in it yet
                     time.sleep(chance.random() * 0.5)
-                    server.kill_worker()
+                    num_deaths += server.kill_worker()
         thread.join(timeout=600)
         assert not thread.is_alive(), server.log()
         assert answer == undisturbed
         with EZTinkerClient(server.url) as client:
             assert client.health()["replay_differences"] == 0
+        print(f"{num_deaths} deaths of {victims}: equal to undisturbed training")
     finally:
         server.close()
 

@@ -54,7 +54,7 @@ def test_a_newer_state_is_refused_in_one_line(tmp_path: Path) -> None:
     database.execute("UPDATE alembic_version SET version_num = '9999'")
     database.commit()
     database.close()
-    server = ServerProcess(tmp_path, program="tests.recovery.fake_server")
+    server = ServerProcess(tmp_path, has_fake_worker=True)
     with pytest.raises(AssertionError, match=r"newer EZTinker.*9999"):
         server.start()
     assert "Traceback" not in server.log()

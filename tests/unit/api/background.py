@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,14 +47,24 @@ class Background:
 
     def request(self, method: str, url: str, **content: Any) -> httpx.Response:
         """One answer: no fault of ours, no hang, nothing that is nobody's business."""
+        return self.request_all([{"method": method, "url": url, **content}])[0]
+
+    def request_all(self, requests: Sequence[dict[str, Any]]) -> list[httpx.Response]:
+        """Answers to requests that are on their way together, each checked like one."""
         began_s = time.monotonic()
-        answer = self.run(self.client.request(method, url, **content))
+        answers = self.run(self._gather(requests))
+        assert time.monotonic() - began_s < PATIENCE_S, requests
+        for request, answer in zip(requests, answers, strict=True):
+            self._check(request, answer)
+        return answers
+
+    async def _gather(self, requests: Sequence[dict[str, Any]]) -> list[httpx.Response]:
+        return await asyncio.gather(*(self.client.request(**request) for request in requests))
+
+    def _check(self, request: dict[str, Any], answer: httpx.Response) -> None:
         self.statuses[answer.status_code] += 1
-        what = f"{method} {url} {str(content)[:300]}: {answer.status_code} {answer.text[:500]}"
-        assert answer.status_code < 500, what
-        assert time.monotonic() - began_s < PATIENCE_S, what
-        assert "Traceback" not in answer.text, what
+        text = answer.text
+        is_sound = answer.status_code < 500 and "Traceback" not in text
         if answer.status_code >= 400:
-            assert self._folder not in answer.text, what
-            assert "site-packages" not in answer.text, what
-        return answer
+            is_sound &= self._folder not in text and "site-packages" not in text
+        assert is_sound, f"{str(request)[:500]}: {answer.status_code} {text[:500]}"

@@ -57,6 +57,7 @@ def test_a_killed_server_is_a_pause(
     expected = train(sdk, calm, 5)
     sampler = calm.save_weights_and_get_sampling_client().result()
     scored = sampler.compute_logprobs(prompt(5, 6, 7)).result()
+    inflight = calm.save_weights_and_get_sampling_client(kind="inflight").result()
     path = calm.save_state("kept").result().path
 
     def kill(step: int) -> None:
@@ -70,6 +71,7 @@ def test_a_killed_server_is_a_pause(
     final = [logprobs(m.forward([datum()], CE).result()) for m in (calm, shaken)]
     np.testing.assert_array_equal(*final)
     assert sampler.compute_logprobs(prompt(5, 6, 7)).result() == scored
+    assert inflight.compute_logprobs(prompt(5, 6, 7)).result() == scored
     samples_survive(sdk, sampler, server)
     twin = service.create_training_client_from_state_with_optimizer(path).result()
     np.testing.assert_array_equal(logprobs(twin.forward([datum()], CE).result()), final[0])

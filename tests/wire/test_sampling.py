@@ -77,6 +77,30 @@ def test_a_frozen_sampler_keeps_its_weights(sdk, model) -> None:
     assert after.compute_logprobs(prompt(5, 6, 7)).result() != old
 
 
+def test_inflight_samplers_of_a_run_move_together(sdk, model, http) -> None:
+    def scores(sampler) -> list[float]:
+        return sampler.compute_logprobs(prompt(5, 6, 7)).result()
+
+    def train() -> None:
+        model.forward_backward([datum()], CE)
+        model.optim_step(sdk.AdamParams(learning_rate=1e-1)).result()
+
+    older = model.save_weights_and_get_sampling_client(kind="inflight").result()
+    frozen = model.save_weights_and_get_sampling_client().result()
+    old = scores(older)
+    assert scores(frozen) == old
+    train()
+    assert scores(older) == old  # nothing was published since
+    newer = model.save_weights_and_get_sampling_client(kind="inflight").result()
+    assert scores(newer) == scores(older) != old
+    assert scores(frozen) == old
+    train()
+    model.save_weights_and_get_sampling_client(kind="inflight").result()
+    assert scores(older) == scores(newer) != old
+    listed = http.get(f"/training_runs/{model.model_id}/checkpoints").json()["checkpoints"]
+    assert listed == []
+
+
 def test_named_weights_are_sampled_by_path(sdk, service, model) -> None:
     path = model.save_weights_for_sampler("named").result().path
     assert path == f"tinker://{model.model_id}/sampler_weights/named"

@@ -90,6 +90,17 @@ def get_checkpoint(
     return _checkpoint(row)
 
 
+def newest_named(connection: sa.Connection, run_id: str, prefix: str) -> str | None:
+    """Name of a run's newest checkpoint whose name begins with ``prefix``; None if there is none."""
+    return connection.scalar(
+        sa.select(checkpoints.c.name)
+        .where(checkpoints.c.run_id == run_id)
+        .where(checkpoints.c.name.startswith(prefix, autoescape=True))
+        .order_by(checkpoints.c.created_at_s.desc())
+        .limit(1)
+    )
+
+
 def need_in_sight(connection: sa.Connection, run_id: str, name: str, *, owner: str) -> None:
     """Refuse a checkpoint that ``owner`` may not use; one that a run of theirs may yet save passes.
 

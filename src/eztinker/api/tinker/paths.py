@@ -11,12 +11,14 @@ from dataclasses import dataclass
 
 from eztinker.errors import InvalidRequestError
 from eztinker.ids import check_name, check_reference
+from eztinker.service.samplers import PUBLISHED
 from eztinker.types.records import CheckpointRecord
 
 SCHEME = "tinker://"
 TYPE_OF_KIND = {"weights": "training", "sampler_weights": "sampler", "external_weights": "external"}
 EPHEMERAL = "ephemeral"
 """Kind of the weights behind a sampling client that was made without a name; never listed."""
+_SHARED = PUBLISHED.removeprefix(f"{EPHEMERAL}:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,19 @@ def new_checkpoint(run_id: str, kind: str, name: str) -> CheckpointPath:
     return CheckpointPath(run_id, kind, check_name(name, field="path"))
 
 
-def ephemeral_checkpoint(run_id: str, sampler_id: str) -> CheckpointPath:
-    """The unlisted weights behind a sampler."""
-    return CheckpointPath(run_id, EPHEMERAL, sampler_id)
+def ephemeral_checkpoint(run_id: str, number: int, *, is_shared: bool) -> CheckpointPath:
+    """The unlisted weights behind a sampler.
+
+    Args:
+        number: of the sampler in its session.
+        is_shared: they are published to all samplers of the run that share its newest weights.
+    """
+    return CheckpointPath(run_id, EPHEMERAL, f"{_SHARED if is_shared else ''}{number}")
+
+
+def sampler_number(path: CheckpointPath) -> int:
+    """Which sampler a path of ``ephemeral_checkpoint`` was made for."""
+    return int(path.name.removeprefix(_SHARED))
 
 
 def parse_path(path: str, *, field: str) -> CheckpointPath:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from eztinker.api.tinker import passes, samples
 from eztinker.api.tinker.endpoint import PROTOBUF, Call, answer, endpoint, nothing
 from eztinker.api.tinker.errors import future_category
-from eztinker.api.tinker.paths import EPHEMERAL, path_of_stored
+from eztinker.api.tinker.paths import EPHEMERAL, path_of_stored, sampler_number
 from eztinker.api.tinker.submit import model_of_unload
 from eztinker.models import tinker as wire
 from eztinker.service.sessions import sampler_id_of
@@ -108,7 +108,7 @@ def _saved_fields(saved: CheckpointSaved) -> dict[str, Any]:
     path = path_of_stored(saved.run_id, saved.name)
     if path.kind == EPHEMERAL:
         session_id = saved.run_id.partition(":")[0]
-        sampler_id = sampler_id_of(session_id, int(path.name))
+        sampler_id = sampler_id_of(session_id, sampler_number(path))
         return {"type": "save_weights_for_sampler", "sampling_session_id": sampler_id}
     kind = {
         "weights": "save_weights",

@@ -11,6 +11,7 @@ from eztinker.api.tinker.submit import resolve_base
 from eztinker.errors import InvalidRequestError
 from eztinker.models import tinker as wire
 from eztinker.service.quantized_names import check_quantization
+from eztinker.service.samplers import PUBLISHED
 from eztinker.types.sampling import WeightsRef
 
 
@@ -54,7 +55,7 @@ async def asample(call: Call) -> Response:
     body = await call.body(wire.AskSample)
     sampler = await call.service.samplers.get(body.sampling_session_id)
     base = await resolve_base(call.service, sampler.base_model)
-    weights = WeightsRef(sampler.base_model, sampler.run_id, sampler.checkpoint)
+    weights = await call.service.samplers.weights(sampler)
     job = await call.service.jobs.submit(
         samples.sample(body, weights, base),
         run_id=sampler.run_id,
@@ -77,7 +78,8 @@ async def get_sampler(call: Call) -> Response:
     """What a sampler stands for."""
     sampler = await call.service.samplers.get(call.path("sampler_id"))
     content = {"sampler_id": sampler.sampler_id, "base_model": sampler.base_model}
-    if sampler.run_id is not None and sampler.checkpoint is not None:
+    is_fixed = sampler.checkpoint is not None and sampler.checkpoint != PUBLISHED
+    if sampler.run_id is not None and sampler.checkpoint is not None and is_fixed:
         content["model_path"] = str(path_of_stored(sampler.run_id, sampler.checkpoint))
     return answer(content)
 

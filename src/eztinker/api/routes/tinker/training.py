@@ -11,7 +11,7 @@ from eztinker.api.tinker.submit import submit_body, submit_numbered
 from eztinker.errors import InvalidRequestError, UnsupportedError
 from eztinker.models import tinker as wire
 from eztinker.models.proto.tinker_public import ForwardBackwardRequest
-from eztinker.service.sessions import sampler_id_of
+from eztinker.service.samplers import PUBLISHED
 from eztinker.types.operations import OptimStep, SaveCheckpoint
 from eztinker.types.sampling import WeightsRef
 from eztinker.types.training import AdamParams
@@ -121,12 +121,6 @@ async def save_weights_for_sampler(call: Call) -> Response:
 
 
 async def _ephemeral(call: Call, body: wire.SaveWeightsForSampler) -> SaveCheckpoint:
-    if body.kind == "inflight":
-        raise UnsupportedError(
-            "kind: inflight weights, which change under a sampling client, are not implemented. Use "
-            "kind=snapshot.",
-            field="kind",
-        )
     if body.sampling_session_seq_id is None:
         raise InvalidRequestError(
             "path: missing. Send a name, or sampling_session_seq_id for weights without one.",
@@ -136,9 +130,11 @@ async def _ephemeral(call: Call, body: wire.SaveWeightsForSampler) -> SaveCheckp
     run = await call.service.runs.get(body.model_id)
     session_id = body.model_id.partition(":")[0]
     seq_id = body.sampling_session_seq_id
-    path = ephemeral_checkpoint(run.run_id, sampler_id_of(session_id, seq_id).rpartition(":")[2])
+    is_shared = body.kind == "inflight"
+    path = ephemeral_checkpoint(run.run_id, seq_id, is_shared=is_shared)
+    weights = PUBLISHED if is_shared else path.stored_name
     await call.service.samplers.create(
-        session_id, seq_id, WeightsRef(run.base_model, run.run_id, path.stored_name)
+        session_id, seq_id, WeightsRef(run.base_model, run.run_id, weights)
     )
     return SaveCheckpoint(path.stored_name, with_optimizer=False, ttl_s=EPHEMERAL_TTL_S)
 

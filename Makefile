@@ -14,6 +14,7 @@
 #   make sdk-versions  the same calls with four releases of the official SDK; writes the table in docs
 #   make cookbook-loops  only its two loops, which CI runs
 #   make lawshift  the legal pipeline in one go on generated cases
+#   make finance  the finance pipeline in one go on generated questions, with its ablation
 #   make nano    build the built-in base model from nothing (about an hour on two cores)
 
 PYTHON ?= python3
@@ -21,7 +22,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test check bench recovery docs golden cookbook cookbook-loops sdk-versions sdk-versions-check nano recipes clean fuzz audit lawshift
+.PHONY: demo test check bench recovery docs golden cookbook cookbook-loops sdk-versions sdk-versions-check nano recipes clean fuzz audit lawshift finance
 
 demo: $(VENV)/installed
 	$(BIN)/eztinker demo
@@ -50,6 +51,9 @@ audit: $(VENV)/installed-dev
 
 lawshift: $(VENV)/installed
 	$(BIN)/eztinker recipe lawshift-demo output_dir=build/lawshift
+
+finance: $(VENV)/installed
+	$(BIN)/eztinker recipe finance-demo output_dir=build/finance
 
 KILLS ?= 1000
 recovery: $(VENV)/installed-dev

@@ -27,6 +27,10 @@ RECIPES: dict[str, tuple[str, str]] = {
         "eztinker.recipes.finance.recipe",
         "finance reasoning: distil, filter, SFT, GRPO, evaluate, deploy, ablate",
     ),
+    "finance-demo": (
+        "eztinker.recipes.finance.demo",
+        "the eight stages on generated questions, with a scripted teacher and judge",
+    ),
     "grpo": ("eztinker.recipes.grpo", "reinforcement learning with group-relative advantages"),
     "rejection_sft": (
         "eztinker.recipes.rejection_recipe",

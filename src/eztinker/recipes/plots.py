@@ -115,6 +115,42 @@ def plot_panels(
     return path
 
 
+def plot_bars(
+    path: str | Path,
+    panels: Mapping[str, Mapping[str, tuple[float, float, float]]],
+    *,
+    title: str,
+) -> Path:
+    """Draw shares as bars with their intervals, one panel beside the other.
+
+    Args:
+        path: of the PNG; its folder is made if needed.
+        panels: title of a panel -> label of a bar -> share, low and high end of its interval, all in 0 to 1.
+        title: above all; drawn as plain text.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5 * len(panels), 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, parse_math=False)
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (name, bars) in zip(all_axes, panels.items(), strict=True):
+        values = [100 * value for value, _, _ in bars.values()]
+        below = [100 * max(0.0, value - low) for value, low, _ in bars.values()]
+        above = [100 * max(0.0, high - value) for value, _, high in bars.values()]
+        axes.bar(list(bars), values, yerr=[below, above], capsize=4, color="tab:blue", alpha=0.8)
+        axes.set(ylabel="%", title=name, ylim=(0, 105))
+        axes.tick_params(axis="x", labelrotation=30)
+        axes.grid(visible=True, axis="y", alpha=0.3)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    path.write_bytes(picture.getvalue())
+    return path
+
+
 def _drawable(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, float]]:
     return [(x, y) for x, y in points if y is not None]
 

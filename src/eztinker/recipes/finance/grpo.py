@@ -17,7 +17,7 @@ from eztinker.grading.reasoning_form import read_form
 from eztinker.recipes.catalogue import get_recipe
 from eztinker.recipes.experiment.session import lora_of
 from eztinker.recipes.experiment.settings import make_settings
-from eztinker.recipes.finance.adapter_folder import begin, bring_home, finish
+from eztinker.recipes.finance.adapter_folder import begin, bring_home, finish, finished_figures
 from eztinker.recipes.finance.asking import THINK, ask
 from eztinker.recipes.finance.config import FinanceConfig
 from eztinker.recipes.finance.held_models import training_settings
@@ -174,3 +174,8 @@ def marks_of(judge: Judge) -> Marks:
 def _whole(example: Example, text: str) -> str:
     """The output with the think tag that its prompt may have opened."""
     return (THINK if example.prompt.rstrip().endswith(THINK) else "") + text
+
+
+def figures_of(config: FinanceConfig) -> dict[str, Any]:
+    """What this stage reported when it finished; empty when it did not run here."""
+    return finished_figures(folder_of(config))

@@ -46,6 +46,8 @@ def inspect(
         print_json(facts)
     else:
         _show(facts)
+    if not facts["num_records"]:  # a script must not go on with it
+        raise typer.Exit(1)
 
 
 def _tokenizer(model: str, base_url: str | None, api_key: str | None) -> Any:

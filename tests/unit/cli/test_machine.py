@@ -67,6 +67,8 @@ def test_data_inspect(run: Run, empty_folder: Path):
     assert "rows.jsonl:3: " in shown.stderr
     assert "█" in shown.stdout
     assert run("data", "inspect", "absent.jsonl").code == 4
+    (empty_folder / "none.jsonl").write_text('{"neither": "question nor answer"}\n')
+    assert run("data", "inspect", "none.jsonl", "--json").code == 1
 
 
 def test_server_flags_become_settings(run: Run, monkeypatch: pytest.MonkeyPatch):

@@ -8,6 +8,7 @@ The format of each row is told by its fields, so that files may be mixed::
     gsm8k               question, answer with "#### number"
     math                problem, solution with \\boxed{}
     aqua                question, options, rationale, correct
+    finance             question, gold_answer; teacher_output is the answer where there is one
     question_answer     question, answer
     prompt_completion   prompt, completion or response
     text                text
@@ -217,6 +218,11 @@ def _question_answer(data: Mapping[str, Any]) -> TextExample:
     return TextExample(question_prompt(_text(data, "question")), _led(answer))
 
 
+def _finance(data: Mapping[str, Any]) -> TextExample:
+    name = "teacher_output" if data.get("teacher_output") else "gold_answer"
+    return TextExample(question_prompt(_text(data, "question")), _led(_text(data, name)))
+
+
 def _math(data: Mapping[str, Any]) -> TextExample:
     return TextExample(question_prompt(_text(data, "problem")), _led(_text(data, "solution")))
 
@@ -277,6 +283,7 @@ FORMATS: dict[
     "aqua": (_has("question", "options", "correct"), _aqua),
     "math": (_has("problem", "solution"), _math),
     "gsm8k": (_is_gsm8k, _question_answer),
+    "finance": (_has("question", "gold_answer"), _finance),
     "question_answer": (_has("question", "answer"), _question_answer),
     "prompt_completion": (_is_completion, _prompt_completion),
     "text": (_has("text"), _plain),

@@ -48,6 +48,8 @@ ROWS: list[tuple[str, dict[str, Any], Any]] = [
                   {"role": "assistant", "content": "2"}])),
     ("gsm8k", {"question": "1+1?", "answer": "2\n#### 2"}, TextExample("Question: 1+1?\nAnswer:", " 2\n#### 2")),
     ("question_answer", {"question": "1+1?", "answer": "2"}, TextExample("Question: 1+1?\nAnswer:", " 2")),
+    ("finance", {"question": "1+1?", "gold_answer": "2", "type": "x"}, TextExample("Question: 1+1?\nAnswer:", " 2")),
+    ("finance", {"question": "q", "gold_answer": "2", "teacher_output": "t"}, TextExample("Question: q\nAnswer:", " t")),
     ("math", {"problem": "P", "solution": "\\boxed{2}"}, TextExample("Question: P\nAnswer:", " \\boxed{2}")),
     ("aqua", {"question": "Q", "options": ["A)1", "B)2"], "rationale": "Two.", "correct": "B"},
      TextExample("Question: Q\nOptions:\nA) 1\nB) 2\nAnswer:", " Two.\n#### B")),

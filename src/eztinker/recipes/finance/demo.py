@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import Field
 
+from eztinker.dataset.finance import QuestionType
 from eztinker.dataset.generated.accounts import draw_account
 from eztinker.dataset.generated.problem import Problem
 from eztinker.recipes.experiment.plan import Plan
@@ -26,6 +27,13 @@ from eztinker.recipes.terminal import Progress
 from eztinker.rl.durable import write_text
 
 NAME = "finance-demo"
+TYPES: dict[str, QuestionType] = {
+    "zh_better_project": "business_reasoning",
+    "zh_order_decision": "business_reasoning",
+    "zh_bad_loans": "risk_analysis",
+    "zh_stop_loss": "risk_analysis",
+}
+"""What a kind of question is, where it is more than a calculation."""
 QUESTIONS_FILE = "questions.jsonl"
 
 
@@ -63,7 +71,12 @@ def draw_problems(num_questions: int, seed: int) -> dict[str, Problem]:
 def write_questions(path: Path, problems: dict[str, Problem]) -> None:
     """The questions as stage 1 reads a local file."""
     rows = [
-        {"id": f"generated_{i}", "question": question, "gold_answer": problem.answer}
+        {
+            "id": f"generated_{i}",
+            "question": question,
+            "gold_answer": problem.answer,
+            "type": TYPES.get(problem.kind, "financial_calculation"),
+        }
         for i, (question, problem) in enumerate(problems.items())
     ]
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field
 
 from eztinker.errors import EZTinkerError
 from eztinker.recipes.experiment.plan import Plan
-from eztinker.recipes.finance.config import FinanceConfig
+from eztinker.recipes.finance.config import FinanceConfig, read_config_file
 from eztinker.recipes.finance.stages import STAGES, read_stages
 from eztinker.recipes.terminal import Progress, SilentProgress, pick
 
@@ -40,6 +40,13 @@ class Config(FinanceConfig):
     stages: Annotated[str, BeforeValidator(str)] = Field(
         "1-8", description="Stages to run: 1-8, 4-6, 1-3,6."
     )
+
+    @classmethod
+    def read_file(cls, path: Path) -> dict[str, Any]:
+        """Values from one YAML mapping, or from a ``configs/config.py`` as the scripts read it."""
+        if path.suffix != ".py":
+            return super().read_file(path)
+        return {name: part.model_dump() for name, part in read_config_file(path).items()}
 
     def check_effect(self) -> None:
         """The stages can be read."""

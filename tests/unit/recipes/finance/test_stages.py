@@ -85,3 +85,16 @@ def test_any_other_error_ends_the_run() -> None:
     with pytest.raises(NotFoundError):
         run(log, "stages=1-3")
     assert log.ran == [(1, False)]
+
+
+def test_a_settings_file_of_the_scripts_is_read_and_words_win(tmp_path: Path) -> None:
+    path = tmp_path / "config.py"
+    path.write_text(
+        "from eztinker.recipes.finance.parts import SFTConfig\n"
+        "SFT_CONFIG = SFTConfig()\nSFT_CONFIG.learning_rate = 1e-3\nSFT_CONFIG.num_train_epochs = 5\n"
+    )
+    config = load_settings(recipe.Config, path, ["sft.num_train_epochs=1", "stages=4-5"])
+    assert (config.sft.learning_rate, config.sft.num_train_epochs) == (1e-3, 1)
+    (tmp_path / "config.yaml").write_text("sft: {learning_rate: 0.002}\nuse_judge: false\n")
+    config = load_settings(recipe.Config, tmp_path / "config.yaml")
+    assert (config.sft.learning_rate, config.use_judge) == (2e-3, False)

@@ -98,9 +98,12 @@ class ServerProcess:
     def cpu_s(self) -> float:
         """Processor time of the server and its present worker."""
         assert self._process is not None
-        root = psutil.Process(self._process.pid)
-        times = [process.cpu_times() for process in (root, *root.children())]
-        return sum(spent.user + spent.system for spent in times)
+        return _cpu_s(psutil.Process(self._process.pid)) + self.worker_cpu_s()
+
+    def worker_cpu_s(self) -> float:
+        """Processor time of the present worker; 0 if there is none."""
+        worker = self._worker()
+        return 0.0 if worker is None else _cpu_s(worker)
 
     def kill(self) -> None:
         """SIGKILL the server; its worker notices and goes too."""
@@ -122,13 +125,20 @@ class ServerProcess:
         return self._signal_worker(signal.SIGSTOP)
 
     def _signal_worker(self, signum: signal.Signals) -> bool:
+        worker = self._worker()
+        with contextlib.suppress(psutil.Error):  # one that has just died
+            if worker is not None:
+                worker.send_signal(signum)
+                return True
+        return False
+
+    def _worker(self) -> psutil.Process | None:
         assert self._process is not None
         for child in psutil.Process(self._process.pid).children():
-            with contextlib.suppress(psutil.Error):  # one that has just died
+            with contextlib.suppress(psutil.Error):
                 if any("eztinker.engine.worker" in part for part in child.cmdline()):
-                    child.send_signal(signum)
-                    return True
-        return False
+                    return child
+        return None
 
     def terminate(self) -> int:
         """SIGTERM; returns the exit code."""
@@ -141,3 +151,8 @@ class ServerProcess:
     def close(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self.kill()
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    spent = process.cpu_times()
+    return spent.user + spent.system

@@ -9,6 +9,7 @@ by the name of the setting. Knows no base model. Used to import an adapter (``ad
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from torch import Tensor
 from eztinker.engine.worker.state import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from eztinker.errors import InvalidRequestError, NotFoundError, UnsupportedError
 
+_MAX_PATTERN_LENGTH = 256
+_PATTERN = re.compile(rf"[\w.\\^$|-]{{1,{_MAX_PATTERN_LENGTH}}}")
 _KEY = re.compile(r"base_model\.model\.(?P<name>.+)\.lora_(?P<part>[AB])\.weight\Z")
 _OTHER_KINDS = {
     "use_dora": "DoRA",
@@ -95,7 +98,7 @@ def read_peft_folder(folder: Path) -> PeftFolder:
     tensors = _read_tensors(folder / ADAPTER_WEIGHTS)
     return PeftFolder(
         base_model=str(config.get("base_model_name_or_path") or ""),
-        dropout=float(config.get("lora_dropout") or 0.0),
+        dropout=_number(config.get("lora_dropout") or 0.0, "lora_dropout"),
         modules=_modules(config, tensors),
     )
 
@@ -109,7 +112,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, error) from None
     if not isinstance(config, dict):
         raise _damaged(path, "it holds no object")
@@ -179,7 +182,7 @@ def _module(name: str, pair: Mapping[str, Tensor], config: Mapping[str, Any]) ->
             code="damaged_file",
         )
     rank = pair["A"].shape[0]
-    wanted = _of_layer(config.get("rank_pattern"), name, config.get("r"))
+    wanted = _of_layer(config, "rank_pattern", name, config.get("r"))
     if wanted != rank:
         raise InvalidRequestError(
             f"{name} has rank {rank} in {ADAPTER_WEIGHTS} and {wanted} by {ADAPTER_CONFIG}.",
@@ -189,14 +192,45 @@ def _module(name: str, pair: Mapping[str, Tensor], config: Mapping[str, Any]) ->
         raise InvalidRequestError(
             f"{ADAPTER_WEIGHTS}: {name} holds numbers that are not finite.", code="damaged_file"
         )
-    alpha = float(_of_layer(config.get("alpha_pattern"), name, config.get("lora_alpha", 8)))
+    alpha = _number(
+        _of_layer(config, "alpha_pattern", name, config.get("lora_alpha", 8)), "lora_alpha"
+    )
     scaling = alpha / (rank**0.5 if config.get("use_rslora") else rank)
     return LoRAModule(name, pair["A"], pair["B"], scaling)
 
 
-def _of_layer(patterns: Mapping[str, Any] | None, name: str, default: Any) -> Any:
+def _of_layer(config: Mapping[str, Any], setting: str, name: str, default: Any) -> Any:
     """A layer's own value: the first pattern that is its name or a suffix of it, as PEFT has it."""
-    for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})\Z", name):
+    patterns = config.get(setting) or {}
+    if not isinstance(patterns, dict):
+        raise _damaged(Path(ADAPTER_CONFIG), f"{setting} holds no object")
+    for pattern, value in patterns.items():
+        _refuse_repetition(setting, pattern)
+        try:
+            is_meant = re.match(rf"(.*\.)?({pattern})\Z", name)
+        except re.error as error:
+            raise _damaged(Path(ADAPTER_CONFIG), f"{setting}: {pattern!r}: {error}") from None
+        if is_meant:
             return value
     return default
+
+
+def _refuse_repetition(setting: str, pattern: str) -> None:
+    """A stranger's expression can take longer than the universe; without repetition it cannot."""
+    if _PATTERN.fullmatch(pattern) is None:
+        raise UnsupportedError(
+            f"{ADAPTER_CONFIG}: {setting}: {pattern[:64]!r} is more than the names of layers (letters, digits, "
+            f"dots, backslashes, | and at most {_MAX_PATTERN_LENGTH} characters); only those are implemented. "
+            "Write each layer's name.",
+            field=setting,
+        )
+
+
+def _number(value: Any, setting: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InvalidRequestError(
+            f"{ADAPTER_CONFIG}: {setting} is {value!r}; expected a finite number.",
+            code="damaged_file",
+            field=setting,
+        )
+    return float(value)

@@ -108,15 +108,26 @@ async def _run(
     )
     await service.start()
     watch = asyncio.create_task(_stop_on_failure(server, service))
+    greet = asyncio.create_task(_greet(service, listener))
     try:
         access.write(config.state_dir)
         await server.serve(sockets=[listener])
     finally:
         watch.cancel()
+        greet.cancel()
         LocalAccess.remove(config.state_dir)
         await service.stop()
     if watch.done() and not watch.cancelled():
         raise watch.result()
+
+
+async def _greet(service: Service, listener: socket.socket) -> None:
+    await service.ready()
+    _say(f"EZTinker is ready at {_url(listener)}")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 async def _stop_on_failure(server: _Server, service: Service) -> EZTinkerError:
@@ -145,7 +156,7 @@ def _dying(app: ASGIApp) -> ASGIApp:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn that says when it answers, and that leaves with 0 after a signal."""
+    """uvicorn that says where it answers, and that leaves with 0 after a signal."""
 
     def __init__(
         self,
@@ -162,7 +173,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        print(f"EZTinker is ready at {self._url}", file=sys.stderr, flush=True)  # noqa: T201
+        _say(f"EZTinker listens at {self._url}; the engine is starting.")
         if self._ready_file is not None:
             temporary = self._ready_file.with_name(f".{self._ready_file.name}.tmp")
             temporary.write_text(self._url, encoding="utf-8")

@@ -76,7 +76,7 @@ def test_it_says_where_it_is_and_leaves_in_order(
     server.send_signal(signum)
     stdout, stderr = server.communicate(timeout=30)
     assert (server.returncode, stdout) == (0, "")
-    assert f"EZTinker is ready at {url}\n" in stderr
+    assert f"EZTinker listens at {url};" in stderr
     assert (tmp_path / "state").is_dir()
 
 
@@ -198,3 +198,4 @@ def test_a_server_that_cannot_have_its_model_or_device_ends_and_says_why(
     assert process.returncode == code
     assert said in stderr.splitlines()[-1]
     assert stderr.count("Error:") == 1
+    assert "is ready at" not in stderr

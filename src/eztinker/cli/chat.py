@@ -1,10 +1,11 @@
 """``chat``: a conversation in the terminal with one model, or with two that answer one after the other.
 
-Keeps the messages of each; the server applies the model's chat template. Answers come whole.
+Keeps the messages of each; the server applies the model's chat template. Answers are printed as they are drawn.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,14 +23,16 @@ from eztinker.cli.options import (
     Seed,
     Temperature,
     Timeout,
-    connect,
 )
-from eztinker.cli.output import note, print_text
+from eztinker.cli.output import note, print_piece, print_text
 from eztinker.cli.texts import say
 from eztinker.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from eztinker.client.client import EZTinkerClient
+    from eztinker.client.streams import ChatStream
+
+TOP_K = 50
+"""Likeliest tokens to draw from, as the native API has it."""
 
 
 def chat(
@@ -55,31 +58,42 @@ def chat(
             "MODEL: given beside --run-id, --checkpoint or --model. Name the weights once.",
             field="model",
         )
-    sampling = {"max_new_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    sampling = {"max_tokens": max_tokens, "temperature": temperature, "top_k": TOP_K, "seed": seed}
     opening = [{"role": "system", "content": system}] if system else []
-    with connect(base_url, api_key, timeout) as client:
-        if name is not None:
-            weights = _weights(client, name)
-        speakers = [_Speaker(name or say("chat first"), weights, opening)]
-        if other is not None:
-            speakers.append(_Speaker(other, _weights(client, other), opening))
+    from eztinker.client.streams import ChatStream
+
+    with contextlib.closing(ChatStream(base_url, api_key, timeout)) as stream:
         note(say("chat hint"))
-        _converse(client, speakers, sampling)
+        speakers = [_Speaker(name or _model_of(run_id, checkpoint, model), opening)]
+        if other is not None:
+            speakers.append(_Speaker(other, opening))
+        _converse(stream, speakers, sampling)
+
+
+def _model_of(run_id: str | None, checkpoint: str | None, base_model: str | None) -> str | None:
+    """What the server calls the weights that the options name; None for its default model."""
+    if checkpoint is not None and run_id is None:
+        raise InvalidRequestError(
+            "--checkpoint: given without --run-id. Name the run that the checkpoint belongs to.",
+            field="checkpoint",
+        )
+    if run_id is not None and base_model is not None:
+        raise InvalidRequestError(
+            "--model: given beside --run-id, which has a base model already. Send one of them.",
+            field="base_model",
+        )
+    return f"{run_id}@{checkpoint}" if checkpoint is not None else run_id or base_model
 
 
 class _Speaker:
     """One side of a chat: whose weights, and what was said with them.
 
     Attributes:
-        name: shown above the answers where there are two sides.
-        weights: the fields of a sampling request that name them.
+        model: a base model, a run or ``RUN@CHECKPOINT``; None until the server was asked for its default.
     """
 
-    def __init__(
-        self, name: str, weights: dict[str, Any], opening: Sequence[dict[str, str]]
-    ) -> None:
-        self.name = name
-        self.weights = weights
+    def __init__(self, model: str | None, opening: Sequence[dict[str, str]]) -> None:
+        self.model = model
         self._opening = list(opening)
         self.reset()
 
@@ -87,28 +101,21 @@ class _Speaker:
         """Start over."""
         self._messages = list(self._opening)
 
-    def answer(self, client: EZTinkerClient, line: str, sampling: dict[str, Any]) -> str:
-        """What this side says to the next message."""
+    def answer(self, stream: ChatStream, line: str, sampling: dict[str, Any]) -> None:
+        """Print what this side says to the next message, as it comes."""
+        if self.model is None:
+            self.model = stream.default_model()
         asked = {"role": "user", "content": line}
-        said = client.sample([*self._messages, asked], num_samples=1, **self.weights, **sampling)[0]
+        said = ""
+        for piece in stream.pieces(self.model, [*self._messages, asked], **sampling):
+            # Many models begin with a space or a line's end, which belongs to nothing on a terminal.
+            print_piece(piece if said.strip() else piece.lstrip())
+            said += piece
+        print_piece("\n")
         self._messages += [asked, {"role": "assistant", "content": said}]
-        return said.strip()
 
 
-def _weights(client: EZTinkerClient, name: str) -> dict[str, Any]:
-    """The fields of a sampling request for a base model, a run, or ``RUN@CHECKPOINT``."""
-    entry = next((entry for entry in client.get_models() if entry["id"] == name), None)
-    kind = entry["kind"] if entry else "base_model"
-    if kind == "run":
-        return {"run_id": name}
-    if kind == "checkpoint" and entry is not None:
-        return {"run_id": entry["run_id"], "checkpoint": entry["checkpoint"]}
-    return {"base_model": name}
-
-
-def _converse(
-    client: EZTinkerClient, speakers: Sequence[_Speaker], sampling: dict[str, Any]
-) -> None:
+def _converse(stream: ChatStream, speakers: Sequence[_Speaker], sampling: dict[str, Any]) -> None:
     while (line := _read_line()) is not None and line != "/exit":
         if line == "/reset":
             for speaker in speakers:
@@ -117,8 +124,8 @@ def _converse(
         elif line:
             for speaker in speakers:
                 if len(speakers) > 1:
-                    print_text(f"[{speaker.name}]")
-                print_text(speaker.answer(client, line, sampling))
+                    print_text(f"[{speaker.model or say('chat first')}]")
+                speaker.answer(stream, line, sampling)
 
 
 def _read_line() -> str | None:

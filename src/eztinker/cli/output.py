@@ -34,6 +34,12 @@ def print_text(text: str) -> None:
     _write(sys.stdout, harmless(text) if sys.stdout.isatty() else text)
 
 
+def print_piece(text: str) -> None:
+    """A piece of a line on stdout, at once; like ``print_text`` without the line's end."""
+    sys.stdout.write(harmless(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
 def note(text: str) -> None:
     """A remark on stderr."""
     _write(sys.stderr, harmless(text))

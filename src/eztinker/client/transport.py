@@ -76,7 +76,7 @@ class Transport:
     def __init__(
         self, base_url: str, api_key: str | None, mock: httpx.BaseTransport | None = None
     ) -> None:
-        self._http = httpx.Client(**_options(base_url, api_key), transport=mock)
+        self._http = httpx.Client(**connection_options(base_url, api_key), transport=mock)
 
     def run(self, flow: Flow[T]) -> T:
         """Perform the flow to its end and return its value."""
@@ -113,7 +113,7 @@ class AsyncTransport:
     def __init__(
         self, base_url: str, api_key: str | None, mock: httpx.AsyncBaseTransport | None = None
     ) -> None:
-        self._http = httpx.AsyncClient(**_options(base_url, api_key), transport=mock)
+        self._http = httpx.AsyncClient(**connection_options(base_url, api_key), transport=mock)
 
     async def run(self, flow: Flow[T]) -> T:
         """Perform the flow to its end and return its value."""
@@ -140,8 +140,8 @@ class AsyncTransport:
         await self._http.aclose()
 
 
-def _options(base_url: str, api_key: str | None) -> dict[str, Any]:
-    """What the two httpx clients are made with; httpx sets TCP_NODELAY on its sockets itself."""
+def connection_options(base_url: str, api_key: str | None) -> dict[str, Any]:
+    """What the httpx clients are made with; httpx sets TCP_NODELAY on its sockets itself."""
     url = httpx.URL(base_url)
     headers = {"Accept": "application/json"}
     if api_key:

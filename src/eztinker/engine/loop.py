@@ -184,7 +184,7 @@ class EngineLoop:
             await self._supervisor.tell(CancelJob(job_id))
 
     def position(self, job_id: str) -> QueuePlace | None:
-        """Where a waiting job stands; None once it runs."""
+        """Where a waiting job stands; None once it runs and does not wait for memory."""
         active = self.active.get(job_id)
         if active is not None:
             missing = self._held.missing(active.ticket.queue, active.task.job.seq)
@@ -192,8 +192,11 @@ class EngineLoop:
                 reason = f"operation {missing}, which comes before it, has not arrived"
                 return QueuePlace(0, reason, None)
         found = self._scheduler.position(job_id)
-        if found is None or active is None:
+        if active is None:
             return None
+        if found is None:
+            reason = self._residents.wait_reason(job_id, active.task.job.run_id)
+            return None if reason is None else QueuePlace(0, reason, None)
         if not self._supervisor.ready.is_set():
             failure = self._supervisor.start_failure
             trouble = f"the engine does not start ({failure}; the server's log says more)"

@@ -71,6 +71,7 @@ class MemoryGuard:
         self._shape_of = shape_of
         self._residency = Residency()
         self._freed = asyncio.Event()
+        self._waiting: dict[str, str] = {}
         self._shapes: dict[str, ModelShape] = {}
         self._guests: dict[str, _Guest] = {}
 
@@ -113,6 +114,13 @@ class MemoryGuard:
         """What a base model really takes, now that it is there (with a copy for sampling, say)."""
         if key in self._residency.tenants:
             self._residency.tenants[key].size_bytes = size_bytes
+
+    def wait_reason(self, job_id: str) -> str | None:
+        """What a job that has begun waits for, in words; None when it does not wait for memory."""
+        waiting = self._waiting.items()
+        found = (what for key, what in waiting if self._residency.is_held_by(key, job_id))
+        what = next(found, None)
+        return what and f"{what} waits for memory: every other model is in use"
 
     def drop_base(self, key: str) -> list[str]:
         """A base model has left, or did not come: the runs that leave with it."""
@@ -192,7 +200,11 @@ class MemoryGuard:
             if victims is None:
                 log.info("%s waits for memory: every other model is in use.", what)
                 self._freed.clear()
-                await self._freed.wait()
+                self._waiting[key] = what
+                try:
+                    await self._freed.wait()
+                finally:
+                    self._waiting.pop(key, None)
             elif victims:
                 for victim in victims:
                     label = self._residency.tenants[victim].label

@@ -113,6 +113,11 @@ class Residents:
                 self.memory.hold_base_of(run_id, job_id)
                 return
 
+    def wait_reason(self, job_id: str, run_id: str | None) -> str | None:
+        """Why a job that has begun gets no further, in words; None when it does."""
+        holders = [job_id, f"restore:{run_id}"]
+        return next(filter(None, map(self.memory.wait_reason, holders)), None)
+
     def release(self, job_id: str) -> None:
         """What a job needed may go."""
         self.memory.release(job_id)

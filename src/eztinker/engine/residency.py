@@ -53,6 +53,10 @@ class Residency:
         self._holders.setdefault(key, set()).add(job_id)
         self._touch(key)
 
+    def is_held_by(self, key: str, job_id: str) -> bool:
+        """Whether a job needs this base model."""
+        return job_id in self._holders.get(key, ())
+
     def release(self, job_id: str) -> None:
         """The job has ended."""
         for key in [key for key, jobs in self._holders.items() if job_id in jobs]:

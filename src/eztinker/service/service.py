@@ -75,6 +75,7 @@ class Service:
         self.completions = Completions(self._database, self._engine)
         self._started_at_s = time.monotonic()
         self._background: list[asyncio.Task[None]] = []
+        self._preloads: list[asyncio.Task[None]] = []
         self._views: dict[Principal, Self] = {}
         self._start_failure: asyncio.Future[EZTinkerError]
 
@@ -103,10 +104,11 @@ class Service:
         self.base_models.remember(await self._database.read(list_base_folders))
         await self._engine.start()
         self._start_failure = asyncio.get_running_loop().create_future()
-        self._background = [
+        self._preloads = [
             asyncio.create_task(self._preload(name), name=f"preload-{name}")
             for name in self.config.models
         ]
+        self._background = list(self._preloads)
         self._background.append(asyncio.create_task(self._sweep(), name="sweep"))
         self._background.append(asyncio.create_task(self._watch_engine(), name="watch-engine"))
         self._background.append(asyncio.create_task(self._warm_up(), name="warm-up"))
@@ -160,6 +162,13 @@ class Service:
             except EZTinkerError as error:
                 log.warning("What has expired was not cleared away: %s", error.message)
             await asyncio.sleep(SWEEP_INTERVAL_S)
+
+    async def ready(self) -> None:
+        """Return when the engine runs and the models of ``--model`` are loaded; never if that cannot be."""
+        await self._engine.ready()
+        await asyncio.gather(*self._preloads)
+        if self._start_failure.done():
+            await asyncio.Event().wait()
 
     async def start_failure(self) -> EZTinkerError:
         """Return when it is known that a model of ``--model`` or the engine will never be there, and why."""

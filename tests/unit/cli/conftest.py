@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from eztinker.cli.main import app
 from eztinker.client.client import EZTinkerClient
+from eztinker.client.streams import ChatStream
 from tests.unit.client.fake_service import FakeService
 
 Run = Callable[..., "Outcome"]
@@ -35,6 +36,8 @@ def service(monkeypatch: pytest.MonkeyPatch) -> FakeService:
     service = FakeService()
     fake = partial(EZTinkerClient, transport=service.transport())
     monkeypatch.setattr("eztinker.client.client.EZTinkerClient", fake)
+    stream = partial(ChatStream, transport=service.transport())
+    monkeypatch.setattr("eztinker.client.streams.ChatStream", stream)
     monkeypatch.setattr("eztinker.client.transport.time.sleep", lambda seconds: None)
     return service
 

@@ -213,10 +213,7 @@ def test_chat_with_two_models_keeps_two_conversations(run: Run, service: FakeSer
     lines = shown.stdout.splitlines()
     assert lines[::2] == [f"[{run_id}]", "[nano]"] * 2
     asked = service.bodies[1:]
-    assert [(body.get("run_id"), body.get("base_model")) for body in asked[:2]] == [
-        (run_id, None),
-        (None, "nano"),
-    ]
+    assert [body["model"] for body in asked[:2]] == [run_id, "nano"]
     assert [len(body["messages"]) for body in asked] == [1, 1, 3, 3]
 
 

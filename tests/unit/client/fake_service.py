@@ -95,6 +95,8 @@ class FakeService:
                 return httpx.Response(200, json=self.jobs[job_id])
             case "POST", ["v1", "sample"]:
                 return self._submit("sample", _sampled(body))
+            case "POST", ["v1", "chat", "completions"]:
+                return httpx.Response(200, text=_streamed(" answer", " 0"))
             case "POST", ["v1", "runs", run_id, kind]:
                 return self._submit(kind, {"run_id": run_id, "path": f"/ck/{body.get('name')}"})
         return error(404, "route_not_found", f"There is no {request.url.path}.")
@@ -144,3 +146,10 @@ def _sampled(body: dict[str, Any]) -> dict[str, Any]:
     texts = [f" answer {index}" for index in range(body.get("num_samples", 1))]
     sequences = [{"text": text, "tokens": [1], "logprobs": [0.0]} for text in texts]
     return {"generated_text": f"{prompt}{texts[0]}", "sequences": sequences}
+
+
+def _streamed(*pieces: str) -> str:
+    """Server-sent events of a chat answer, with a sign of life in between."""
+    deltas = [{"role": "assistant", "content": ""}, *({"content": piece} for piece in pieces), {}]
+    events = [json.dumps({"choices": [{"index": 0, "delta": delta}]}) for delta in deltas]
+    return ": waiting\n\n".join(f"data: {event}\n\n" for event in [*events, "[DONE]"])

@@ -111,6 +111,11 @@ async def test_a_model_in_use_is_waited_for_and_not_taken_away(engine, world):
     await asyncio.sleep(0.05)
     assert unloads(world) == []
     assert not late.ended.is_set()
+    place = engine.manager.position(late.record.job_id)
+    assert place is not None
+    assert place.reason.startswith("Base model 'student'")
+    assert place.reason.endswith("waits for memory: every other model is in use")
+    assert engine.manager.position(busy[0].record.job_id) is None
     may_end.set()
     for active in (*busy, late):
         assert (await ended(active)).status == "completed"

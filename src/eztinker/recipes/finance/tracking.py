@@ -6,7 +6,7 @@ login its run is kept on this machine. Called by the training stages.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import netrc
 import os
 from pathlib import Path
@@ -28,12 +28,12 @@ def trackers_for(wandb: WandbConfig, progress: Progress) -> list[str]:
     """Names for ``report_to``; the person is told when Weights & Biases is left out or stays offline."""
     if not wandb.enabled:
         return ["log"]
-    if importlib.util.find_spec("wandb") is None:
+    if not _is_usable():
         progress.say(
             pick(
-                "wandb is not installed: the log and metrics.jsonl hold every figure. To have it: pip install "
+                "wandb is not installed (or not whole): the log and metrics.jsonl hold every figure. To have it: pip install "
                 "'eztinker[wandb]'; to hear no more of it: WANDB_CONFIG.enabled = False.",
-                "未安装 wandb：日志和 metrics.jsonl 保存全部指标。安装：pip install 'eztinker[wandb]'；"
+                "未安装 wandb（或安装不完整）：日志和 metrics.jsonl 保存全部指标。安装：pip install 'eztinker[wandb]'；"
                 "不再提示：WANDB_CONFIG.enabled = False。",
             )
         )
@@ -47,6 +47,15 @@ def trackers_for(wandb: WandbConfig, progress: Progress) -> list[str]:
             )
         )
     return ["log", "wandb"]
+
+
+def _is_usable() -> bool:
+    """Whether wandb can be imported; an installation that lacks something of its own cannot."""
+    try:
+        importlib.import_module("wandb")
+    except ImportError:
+        return False
+    return True
 
 
 def _is_logged_in() -> bool:

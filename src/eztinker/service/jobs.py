@@ -403,9 +403,11 @@ class Jobs(View):
                 "(limits.max_queued_jobs_per_run). Wait for some of them.",
                 retry_after_s=1.0,
             )
-        if owner != LOCAL_OWNER and self._engine.num_of_owner(owner) >= (
-            limits.max_queued_jobs_per_owner
-        ):
+        # What is held has a bound of its own: were it counted here, the number that it waits for, which may come
+        # last, and those in between would have to wait for each other.
+        num_held = 0 if run_id is None else self._engine.num_held_of_run(run_id)
+        num_of_owner = self._engine.num_of_owner(owner) - num_held
+        if owner != LOCAL_OWNER and num_of_owner >= limits.max_queued_jobs_per_owner:
             raise BusyError(
                 f"{owner} has {limits.max_queued_jobs_per_owner} unfinished jobs "
                 "(limits.max_queued_jobs_per_owner). Wait for some of them.",

@@ -164,6 +164,17 @@ def test_stage_1_adds_custom_questions_and_leaves_an_existing_file_alone(tmp_pat
     assert (tmp_path / "dataraw/raw.jsonl").read_bytes() == before
 
 
+@pytest.mark.shared
+def test_real_questions_through_stage_1(tmp_path: Path) -> None:
+    real = Path(__file__).parents[5] / "shared" / "data" / "finance_raw" / "raw.jsonl"
+    if not real.is_file():
+        pytest.skip(f"no {real}")
+    data = {"local_path": real, "total_samples": 200}
+    done = prepare.run(config(tmp_path, data=data), None, SILENT)
+    drawn = {kind: one["drawn"] for kind, one in done["by_type"].items()}
+    assert drawn == dict(zip(QUESTION_TYPES, (80, 40, 40, 40), strict=True))
+
+
 # Stage 2 --------------------------------------------------------------------------------------------
 
 

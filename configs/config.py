@@ -1,7 +1,7 @@
 """Settings of the finance pipeline (scripts/1_prepare_raw_data.py to scripts/8_ablation_study.py): edit and save.
 
-Every attribute, with its default and what it does, is listed in docs/recipes/finance.md. A misspelt attribute or a
-value out of range is an error when a script starts. Any attribute may be set here, also those not shown.
+``eztinker recipe finance --keys`` lists every attribute with its default and what it does; any of them may be set here. A
+misspelt attribute or a value out of range is an error when a script starts.
 """
 
 from eztinker.recipes.finance.parts import (

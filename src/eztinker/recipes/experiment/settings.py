@@ -202,12 +202,17 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
 
 
-def explain(config_class: type[RecipeConfig]) -> list[tuple[str, str, str]]:
-    """Key, default and description of every setting, for ``--keys``."""
-    return [
-        (name, _shown(field.get_default(call_default_factory=True)), field.description or "")
-        for name, field in config_class.model_fields.items()
-    ]
+def explain(config_class: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:
+    """Key, default and description of every setting, for ``--keys``; those of a part as ``part.key``."""
+    rows: list[tuple[str, str, str]] = []
+    for name, field in config_class.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            rows += explain(kind, f"{prefix}{name}.")
+        else:
+            default = _shown(field.get_default(call_default_factory=True))
+            rows.append((prefix + name, default, field.description or ""))
+    return rows
 
 
 def _shown(value: Any) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from eztinker.errors import InvalidRequestError, NotFoundError
-from eztinker.recipes.experiment.settings import load_settings
+from eztinker.recipes.experiment.settings import explain, load_settings
 from eztinker.recipes.finance.config import VARIABLES, FinanceConfig, read_config_file
 from eztinker.recipes.finance.parts import GRPOConfig, SFTConfig
 
@@ -27,6 +27,14 @@ def test_the_documents_values_are_the_defaults_and_those_of_the_file() -> None:
     assert from_file.model.base_model == "Qwen/Qwen2.5-1.5B-Instruct"
     assert from_file.model.model_max_length == 2048
     assert (from_file.wandb.enabled, from_file.wandb.project) == (True, "FTModel-Training")
+
+
+def test_every_attribute_is_explained_under_its_key() -> None:
+    keys = {key: (default, text) for key, default, text in explain(FinanceConfig)}
+    assert keys["sft.learning_rate"] == ("0.0002", "Peak learning rate of AdamW.")
+    assert "root" in keys
+    assert "sft" not in keys
+    assert all(text for _, text in keys.values())
 
 
 def test_a_misspelt_attribute_names_the_nearest() -> None:

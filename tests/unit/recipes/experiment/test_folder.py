@@ -162,3 +162,17 @@ def test_wandb_continues_the_same_run(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     assert line == {"step": 2, "train/loss": 1.0}
     assert end == "end"
+
+
+def test_the_log_lies_beside_the_folder_and_is_continued(tmp_path: Path):
+    folder = tmp_path / "logs" / "sft_train"
+    for step in (1, 2):
+        experiment = Experiment.open(folder, "sft", TrainingConfig())
+        experiment.trackers = open_trackers(["log"], folder, "name", "project", {"lora_r": 3})
+        experiment.log("train", step, loss=0.5 / step)
+        experiment.close()
+    lines = (tmp_path / "logs" / "sft_train.log").read_text().splitlines()
+    assert len(lines) == 4
+    assert '"lora_r": 3' in lines[0]
+    assert lines[1].endswith("step 1: train/loss=0.5")
+    assert lines[3].endswith("step 2: train/loss=0.25")

@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }  # fmt: skip
     (folder / "dataprocessed").mkdir()
     for name, own in rows.items():
-        text = "".join(json.dumps(a | b) + "\n" for a, b in zip(shared, own, strict=True))
+        text = "".join(json.dumps(a | b) + "\n" for a, b in zip(shared, own, strict=False))
         (folder / "dataprocessed" / f"{name}.jsonl").write_text(text, encoding="utf-8")
     (folder / "settings.py").write_text(SETTINGS, encoding="utf-8")
     return folder

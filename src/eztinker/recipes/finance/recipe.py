@@ -106,8 +106,9 @@ def plan(config: Config, client: Any) -> Plan:
     }
     for path in (paths.raw, paths.distilled, paths.sft_rows, paths.rl_rows, paths.test_rows):
         facts[f"rows in {path}"] = _num_lines(path)
-    for folder in (paths.sft_lora, paths.grpo_lora, paths.merged_model):
-        facts[str(folder)] = "done" if folder.exists() else "to be made"
+    made = {"stage 4": paths.sft_lora, "stage 5": paths.grpo_lora, "stage 7": paths.merged_model}
+    for stage, folder in made.items():
+        facts[stage] = f"{folder}: {'there' if folder.exists() else 'to be made'}"
     return Plan(NAME, facts, settings=config.resolved())
 
 

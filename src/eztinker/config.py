@@ -72,6 +72,10 @@ class Limits(BaseModel):
     """Runs that exist at one time."""
     max_runs_per_owner: int = Field(200, ge=1)
     """Runs of one owner of keys at one time."""
+    max_sessions_per_owner: int = Field(1000, ge=1)
+    """Clients of one owner of keys that hold a session of the Tinker protocol at one time; beyond it 429."""
+    max_connections: int = Field(4096, ge=16)
+    """Open connections; one more is answered 429 and closed."""
     max_queued_jobs_per_run: int = Field(1000, ge=1)
     """Jobs of one run that wait or run; beyond it 429."""
     max_held_jobs_per_run: int = Field(4096, ge=1)

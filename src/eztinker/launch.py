@@ -77,7 +77,7 @@ def serve(
     server = _Server(
         uvicorn.Config(
             _dying(app) if is_armed else app,
-            http=HttpProtocol,
+            http=HttpProtocol.with_limit(config.limits.max_connections),
             ws="none",
             log_config=None,
             access_log=False,

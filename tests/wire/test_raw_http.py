@@ -125,3 +125,31 @@ def test_long_heads_of_many_requests_do_not_add_up(running_server: EmbeddedServe
     with httpx.Client(base_url=running_server.base_url, timeout=30) as client:
         for _ in range(4):
             assert client.get("/health", headers={"X-Long": "a" * 40_000}).status_code == 200
+
+
+def test_a_connection_too_many_is_told_so_and_others_go_on() -> None:
+    server = EmbeddedServer([], settings={"limits": {"max_connections": 16}})
+    request = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    address = urlsplit(server.base_url)
+    held: list[socket.socket] = []
+    try:
+        for _ in range(16):
+            held.append(socket.create_connection((address.hostname, address.port), timeout=10))
+            held[-1].sendall(request)
+            assert _answer(held[-1])[0] == 200
+        status, headers, body = _exchange(server, request)
+        assert (status, headers["retry-after"]) == (429, "1")
+        assert orjson.loads(body)["error"]["code"] == "too_many_connections"
+        with socket.create_connection((address.hostname, address.port), timeout=10) as silent:
+            assert silent.recv(1) == b""  # closed, though it asked nothing
+        held[3].sendall(request)
+        assert _answer(held[3])[0] == 200
+        held.pop().close()
+        deadline_s = time.monotonic() + 5
+        while _exchange(server, request)[0] != 200:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+    finally:
+        for connection in held:
+            connection.close()
+        server.close()

@@ -17,12 +17,20 @@ import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from eztinker.api.errors import error_fields
-from eztinker.errors import InvalidRequestError, TooLargeError, UserError
+from eztinker.errors import (
+    BusyError,
+    EZTinkerError,
+    InvalidRequestError,
+    TooLargeError,
+    UserError,
+)
 
 MAX_HEAD_BYTES = 64 * 1024
 """Request line and headers together."""
 
 
+SILENT_EXCESS_S = 2.0
+"""A connection beyond the bound that asks nothing is closed after so long."""
 MAX_JOINED_BYTES = 64 * 1024
 """More than this is sent at once, in as many pieces as it comes."""
 
@@ -36,13 +44,30 @@ class HttpProtocol(HttpToolsProtocol):
     """Came since a head began: the parser keeps a header to itself until it ends."""
     _is_in_head = True
 
+    _is_one_too_many = False
+    max_connections = 4096
+    """Of the server; ``with_limit`` sets it."""
+
+    @classmethod
+    def with_limit(cls, max_connections: int) -> type[HttpProtocol]:
+        """The protocol of a server that holds so many connections at one time."""
+        return type(cls.__name__, (cls,), {"max_connections": max_connections})
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Someone has connected."""
+        """Someone has connected; one too many is told so and let go."""
         super().connection_made(transport)
         self.transport = _JoinedWrites(transport)  # type: ignore[assignment]
+        if len(self.connections) > self.max_connections:
+            # Told when it asks: an answer that leaves before the question is lost with a reset.
+            self._is_one_too_many = True
+            self.loop.call_later(SILENT_EXCESS_S, self.transport.close)
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
+        if self._is_one_too_many:
+            if not self.transport.is_closing():
+                self._refuse(http.HTTPStatus.TOO_MANY_REQUESTS, _too_many(self.max_connections))
+            return
         self._num_waiting_bytes += len(data)
         super().data_received(data)
         if not self._is_in_head:
@@ -90,13 +115,16 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             self._refuse(http.HTTPStatus.BAD_REQUEST, _malformed())
 
-    def _refuse(self, status: http.HTTPStatus, error: UserError) -> None:
+    def _refuse(self, status: http.HTTPStatus, error: EZTinkerError) -> None:
         request_id = f"req_{secrets.token_hex(8)}"
         body = orjson.dumps({"error": error_fields(error), "request_id": request_id})
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nx-request-id: {request_id}\r\nconnection: close\r\n\r\n"
+            f"content-length: {len(body)}\r\nx-request-id: {request_id}\r\nconnection: close\r\n"
         )
+        if isinstance(error, BusyError):
+            head += f"retry-after: {error.retry_after_s:.0f}\r\n"
+        head += "\r\n"
         self.transport.write(head.encode("ascii") + body)
         self.transport.close()
 
@@ -139,6 +167,16 @@ def _malformed() -> UserError:
         "broken, or its method does not exist. This server speaks HTTP without TLS: the address "
         "begins with http://, and a proxy in between must pass requests on unchanged.",
         code="malformed_http",
+    )
+
+
+def _too_many(limit: int) -> BusyError:
+    return BusyError(
+        f"This server holds {limit} connections (limits.max_connections). Keep connections open and use them "
+        "again, ask with fewer at a time, or come back in a moment.",
+        code="too_many_connections",
+        details={"limit": limit},
+        retry_after_s=1.0,
     )
 
 

@@ -27,12 +27,17 @@ log = logging.getLogger(__name__)
 
 
 class Checkpoints(View):
-    """Checkpoints of a server."""
+    """Checkpoints of a server.
+
+    Attributes:
+        warnings: budgets that are exceeded although all that may go has gone; as of the last sweep.
+    """
 
     def __init__(self, config: ServerConfig, database: Database) -> None:
         self._limits = config.limits
         self._folder = config.checkpoints_path.absolute()
         self._database = database
+        self.warnings: list[str] = []
 
     async def list(self, *, run_id: str | None) -> list[CheckpointRecord]:
         """Checkpoints in sight of one run, or of all; oldest first."""
@@ -206,6 +211,24 @@ class Checkpoints(View):
             await asyncio.to_thread(blobs.discard, Path(entry.checkpoint.folder))
         return doomed
 
+    async def _note_excess(self) -> None:
+        """Say by how much budgets are exceeded although all that may go has gone."""
+        policy = self._policy(None, None, budgets=True)
+        if not (policy.max_run_bytes or policy.max_bytes):
+            return
+        held, snapshot_bytes = await self._database.read(
+            lambda connection: (
+                checkpoints.list_checkpoints(connection, None, None),
+                checkpoints.sum_snapshot_bytes(connection),
+            )
+        )
+        excess = retention.excess_bytes(held, policy, snapshot_bytes)
+        found = [_excess_warning(*entry) for entry in excess.items()]
+        for warning in found:
+            if not self.warnings:  # once, until it has been mended
+                log.warning(warning)
+        self.warnings[:] = found
+
     def _policy(self, keep_last: int | None, keep_best: int | None, *, budgets: bool) -> Policy:
         limits = self._limits
         return Policy(
@@ -230,6 +253,7 @@ class Checkpoints(View):
         for entry in await self.prune():
             gone = entry.checkpoint
             log.info("Checkpoint %s of %s was deleted: %s.", gone.name, gone.run_id, entry.reason)
+        await self._note_excess()
         now_s = steady_clock.now_s()
         if not await self._database.read(
             lambda connection: checkpoints.list_expired(connection, now_s)
@@ -244,6 +268,14 @@ class Checkpoints(View):
 
         for folder in await self._database.write(delete, may_use_reserve=True):
             await asyncio.to_thread(blobs.discard, Path(folder))
+
+
+def _excess_warning(setting: str, num_bytes: int) -> str:
+    return (
+        f"Storage exceeds limits.{setting} by {num_bytes} bytes, and what is left is protected: pinned checkpoints, "
+        "the newest of each run, those that a job will read, and snapshots. Unpin (`eztinker pin --off`) or delete "
+        "some, delete runs, or raise the limit."
+    )
 
 
 def _copy_files(source: Path, target: Path, run_id: str) -> int:

@@ -89,6 +89,26 @@ def plan(
     return doomed
 
 
+def excess_bytes(
+    checkpoints: Sequence[CheckpointRecord],
+    policy: Policy,
+    snapshot_bytes: Mapping[str, int],
+) -> dict[str, int]:
+    """By how much budgets are exceeded, by the settings' names; of runs, the largest excess.
+
+    After the plan has been carried out only what it never chooses can exceed one.
+    """
+    used: dict[str, int] = defaultdict(int, snapshot_bytes)
+    for checkpoint in checkpoints:
+        used[checkpoint.run_id] += checkpoint.size_bytes
+    most, total = max(used.values(), default=0), sum(used.values())
+    excess = {
+        "max_run_storage_bytes": most - policy.max_run_bytes if policy.max_run_bytes else 0,
+        "max_storage_bytes": total - policy.max_bytes if policy.max_bytes else 0,
+    }
+    return {name: num_bytes for name, num_bytes in excess.items() if num_bytes > 0}
+
+
 def _key(checkpoint: CheckpointRecord) -> Key:
     return checkpoint.run_id, checkpoint.name
 

@@ -32,6 +32,7 @@ from eztinker.service.samplers import Samplers
 from eztinker.service.sessions import Sessions
 from eztinker.service.view import View
 from eztinker.store.database import Database
+from eztinker.store.newest import newest_time_s
 from eztinker.store.runs import list_base_folders
 from eztinker.types.principal import LOCAL, Principal
 
@@ -39,6 +40,8 @@ log = logging.getLogger(__name__)
 
 MAX_VIEWS = 1024
 """Views of principals that are kept; making one costs more than the rest of finding out who asks."""
+CLOCK_TOLERANCE_S = 60.0
+"""A clock that is put right by less than this is no news."""
 SWEEP_INTERVAL_S = 30.0
 """How late an expired checkpoint may be deleted."""
 
@@ -69,7 +72,7 @@ class Service:
         self.imports = Imports(
             config, self._database, self._engine, self.base_models, self.runs, self.checkpoints
         )
-        self.sessions = Sessions(self._database)
+        self.sessions = Sessions(config, self._database)
         self.samplers = Samplers(self._database)
         self.accounts = Accounts(config, self._database)
         self.completions = Completions(self._database, self._engine)
@@ -77,6 +80,7 @@ class Service:
         self._background: list[asyncio.Task[None]] = []
         self._preloads: list[asyncio.Task[None]] = []
         self._views: dict[Principal, Self] = {}
+        self._clock_warnings: list[str] = []
         self._start_failure: asyncio.Future[EZTinkerError]
 
     async def start(self) -> None:
@@ -100,6 +104,9 @@ class Service:
             await asyncio.to_thread(self._database.close)
             raise
         for warning in self.accounts.warnings:
+            log.warning(warning)
+        self._clock_warnings = _clock_warnings(await self._database.read(newest_time_s))
+        for warning in self._clock_warnings:
             log.warning(warning)
         self.base_models.remember(await self._database.read(list_base_folders))
         await self._engine.start()
@@ -146,8 +153,9 @@ class Service:
         """Facts for ``/health``, as far as the principal may know them; never waits."""
         if not self.principal.scopes:
             return {"engine": self._engine.health()["engine"]}
+        own = [*self._clock_warnings, *self.checkpoints.warnings] if self.principal.sees_all else []
         return {
-            "warnings": self.accounts.warnings,
+            "warnings": [*self.accounts.warnings, *own],
             **self._engine.health(),
             "loaded_models": [model.label for model in self._engine.loaded_models],
             "uptime_s": round(time.monotonic() - self._started_at_s, 3),
@@ -190,3 +198,15 @@ class Service:
             await self._engine.need_base(name)
         except EZTinkerError as error:
             self._note_start_failure(error)
+
+
+def _clock_warnings(newest_s: float) -> list[str]:
+    """Whether the clock says a time before the newest entry of the state folder."""
+    behind_s = newest_s - time.time()
+    if behind_s <= CLOCK_TOLERANCE_S:
+        return []
+    return [
+        f"This machine's clock is {behind_s:.0f} s behind the newest entry of the state folder, so it was set back. "
+        "Set it right and start again: until then what expires (checkpoints, keys) lives that much longer. "
+        "The order of operations does not depend on it."
+    ]

@@ -9,11 +9,14 @@ from __future__ import annotations
 import time
 import uuid
 
+from eztinker.config import ServerConfig
+from eztinker.errors import BusyError
 from eztinker.service.bounds import check_metadata
 from eztinker.service.view import View
 from eztinker.store import jobs as job_rows
 from eztinker.store import sessions
 from eztinker.store.database import Database
+from eztinker.types.principal import LOCAL_OWNER
 from eztinker.types.records import JobSpan, SessionRecord
 
 ALIVE_S = 120.0
@@ -23,7 +26,8 @@ ALIVE_S = 120.0
 class Sessions(View):
     """Sessions of a server."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, config: ServerConfig, database: Database) -> None:
+        self._limits = config.limits
         self._database = database
         # A heartbeat comes every ten seconds from every client: it shall not read the disk.
         self._owner_of_seen: dict[str, str] = {}
@@ -41,8 +45,10 @@ class Sessions(View):
 
         Raises:
             TooLargeError: code ``metadata_too_large``.
+            BusyError: code ``too_many_sessions``, the owner's clients are too many at once.
         """
         check_metadata(tags, user_metadata, display_name, project_id, field="user_metadata")
+        self._refuse_too_many()
         session = SessionRecord(
             session_id=str(uuid.uuid4()),
             created_at_s=time.time(),
@@ -54,7 +60,24 @@ class Sessions(View):
         )
         await self._database.write(lambda connection: sessions.insert_session(connection, session))
         self._owner_of_seen[session.session_id] = session.owner
+        self._heard_s[session.session_id] = time.monotonic()
         return session
+
+    def _refuse_too_many(self) -> None:
+        """Sessions never end, so those are counted whose clients are there; others are forgotten here."""
+        owner = self.principal.owner
+        for session_id in [known for known in self._heard_s if not self.is_alive(known)]:
+            del self._heard_s[session_id]
+            self._owner_of_seen.pop(session_id, None)
+        num_alive = sum(self._owner_of_seen.get(known) == owner for known in self._heard_s)
+        if owner != LOCAL_OWNER and num_alive >= self._limits.max_sessions_per_owner:
+            raise BusyError(
+                f"{owner} has {num_alive} clients with a session of their own "
+                "(limits.max_sessions_per_owner). Share one client between programs, or wait until "
+                f"others have been gone for {ALIVE_S:.0f} s.",
+                code="too_many_sessions",
+                retry_after_s=10.0,
+            )
 
     async def get(self, session_id: str) -> SessionRecord:
         """The session.

@@ -132,3 +132,17 @@ async def test_budgets_are_kept_and_a_dry_run_only_tells(database, tmp_path) -> 
     await service.keep("run_1", "c", is_pinned=None, score=0.5)
     assert [entry.score for entry in await service.list(run_id="run_1")] == [None, 0.5]
     assert [e.checkpoint.name for e in await service.prune(run_id="other", keep_last=1)] == []
+
+
+async def test_a_budget_that_protected_checkpoints_exceed_is_said(database, tmp_path) -> None:
+    limits = {"max_run_storage_bytes": 1}
+    config = ServerConfig.model_validate({"state_dir": tmp_path, "limits": limits})
+    service = Checkpoints(config, database)
+    await save(database, tmp_path, is_pinned=True)
+    await service.sweep()
+    (warning,) = service.warnings
+    assert "limits.max_run_storage_bytes" in warning
+    assert "run_1" not in warning  # whose it is, is nobody else's business
+    await service.delete("run_1", "kept")
+    await service.sweep()
+    assert service.warnings == []

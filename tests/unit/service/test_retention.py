@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eztinker.service.retention import Policy, plan
+from eztinker.service.retention import Policy, excess_bytes, plan
 from eztinker.types.records import CheckpointRecord
 from eztinker.types.training import LoRAConfig
 
@@ -90,3 +90,15 @@ def test_protected_ones_never_go_and_none_twice(entries, policy: Policy) -> None
         for entry in doomed:
             if entry.run_id == run_id and entry.score is not None and best:
                 assert entry.score <= best[-1]
+
+
+def test_what_protected_checkpoints_exceed_is_said() -> None:
+    found = [replace(entry, is_pinned=True) for entry in held("a", "b")] + held("c", run_id="other")
+    policy = Policy(max_run_bytes=15, max_bytes=24)
+    assert gone(found, policy) == []
+    assert excess_bytes(found, policy, {"other": 2}) == {
+        "max_run_storage_bytes": 5,
+        "max_storage_bytes": 8,
+    }
+    assert excess_bytes(found, Policy(), {}) == {}
+    assert excess_bytes(found, Policy(max_run_bytes=20, max_bytes=30), {}) == {}

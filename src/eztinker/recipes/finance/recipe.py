@@ -87,6 +87,14 @@ def run(
                 config.model_copy(update={"overwrite": is_fresh}), client, progress
             )
             is_fresh = True
+        except KeyboardInterrupt:
+            progress.say(
+                pick(
+                    f"Interrupted. The same command again continues in stage {number}.",
+                    f"已中断。再次运行同一命令即从第 {number} 阶段继续。",
+                )
+            )
+            raise
         except EZTinkerError as error:
             if error.details.get("code", error.code) not in _FINISHED:
                 raise

@@ -27,6 +27,9 @@ _BLOCK = 64
 _NESTED_BLOCK = 256
 _LOGITS_CHUNK = 4 * 1024 * 1024
 _CACHE_GROWTH = 1.5
+_KEPT_KEYS = 288
+"""Probabilities of attention that a token and head leaves behind in float32, at most: half of the longest
+sequence whose probabilities are kept, and half a block (``worker/packed_attention.py``)."""
 _ALLOCATOR_SHARE = 0.04
 
 
@@ -125,6 +128,8 @@ def activation_bytes_per_token(
     heads = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_size
     attended = shape.num_heads * shape.head_size
     layer = 4 * shape.hidden + heads + 2 * attended + 3 * shape.inner + 7 * rank
+    if dtype == "float32":
+        layer += shape.num_heads * _KEPT_KEYS
     if dropout:
         layer += 5 * shape.hidden + attended + shape.inner
     kept = (

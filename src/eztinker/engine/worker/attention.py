@@ -130,19 +130,27 @@ class PackedLayout:
         lengths: of the stretches.
         prefixes: of each, the stretch whose tokens come before its own, or -1; empty for none at all.
             Keys and values of a common beginning are held once and gather gradient from all who use it.
+
+    Attributes:
+        lengths, prefixes: as given; the second filled up.
     """
 
     def __init__(self, lengths: Sequence[int], prefixes: Sequence[int] = ()) -> None:
-        self._lengths = list(lengths)
-        self._prefixes = list(prefixes) or [-1] * len(self._lengths)
+        self.lengths = list(lengths)
+        self.prefixes = list(prefixes) or [-1] * len(self.lengths)
+
+    @property
+    def has_prefixes(self) -> bool:
+        """Whether a common beginning is held once."""
+        return any(before >= 0 for before in self.prefixes)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, variant: Variant) -> Tensor:
         """Causal attention inside each sequence."""
-        if len(self._lengths) == 1:
+        if len(self.lengths) == 1:
             return causal(q, k, v, variant)
-        qs, ks, vs = (x.split(self._lengths, dim=2) for x in (q, k, v))
+        qs, ks, vs = (x.split(self.lengths, dim=2) for x in (q, k, v))
         outputs = []
-        for i, before in enumerate(self._prefixes):
+        for i, before in enumerate(self.prefixes):
             if before < 0:
                 outputs.append(causal(qs[i], ks[i], vs[i], variant))
             else:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 from torch.utils.checkpoint import checkpoint
 
-from eztinker.engine.worker.attention import Layout, Variant
+from eztinker.engine.worker.attention import Layout, PackedLayout, Variant
 from eztinker.engine.worker.decoder_base import Decoder, Segments
 from eztinker.engine.worker.devices import free_memory_bytes, total_memory_bytes
 from eztinker.engine.worker.lean_adapters import (
@@ -43,6 +43,7 @@ from eztinker.engine.worker.lean_layer import (
     rms_norm,
 )
 from eztinker.engine.worker.lora import AdapterWeights, Dropout
+from eztinker.engine.worker.packed_attention import can_attend, packed_attention
 from eztinker.engine.worker.packed_projection import (
     copies_bytes,
     packed_layer,
@@ -237,7 +238,10 @@ class LeanDecoder(Decoder):
     ) -> Tensor:
         layer = self._trained_layers[index]
         heads = Enter.apply(x_ND, layer, rotation, adapters.qkv, *adapters.qkv.leaves)
-        attended = self._attend(heads, index, layout, shape)
+        if isinstance(layout, PackedLayout) and can_attend(heads, layout, self._variants[index]):
+            attended = packed_attention(heads, self._num_q, layout.lengths)
+        else:
+            attended = self._attend(heads, index, layout, shape)
         groups = (adapters.out, adapters.gate_up, adapters.down)
         leaves = [leaf for group in groups for leaf in group.leaves]
         return Leave.apply(attended, x_ND, layer, adapters, *leaves)

@@ -32,6 +32,8 @@ class Sessions(View):
         # A heartbeat comes every ten seconds from every client: it shall not read the disk.
         self._owner_of_seen: dict[str, str] = {}
         self._heard_s: dict[str, float] = {}
+        # A client that has just come has not been heard of yet, and counts all the same.
+        self._made_s: dict[str, float] = {}
 
     async def create(
         self,
@@ -60,16 +62,18 @@ class Sessions(View):
         )
         await self._database.write(lambda connection: sessions.insert_session(connection, session))
         self._owner_of_seen[session.session_id] = session.owner
-        self._heard_s[session.session_id] = time.monotonic()
+        self._made_s[session.session_id] = time.monotonic()
         return session
 
     def _refuse_too_many(self) -> None:
         """Sessions never end, so those are counted whose clients are there; others are forgotten here."""
         owner = self.principal.owner
-        for session_id in [known for known in self._heard_s if not self.is_alive(known)]:
-            del self._heard_s[session_id]
-            self._owner_of_seen.pop(session_id, None)
-        num_alive = sum(self._owner_of_seen.get(known) == owner for known in self._heard_s)
+        earliest_s = time.monotonic() - ALIVE_S
+        last_s = self._made_s | self._heard_s
+        for session_id in [known for known, at_s in last_s.items() if at_s <= earliest_s]:
+            for notes in (last_s, self._made_s, self._heard_s, self._owner_of_seen):
+                notes.pop(session_id, None)
+        num_alive = sum(self._owner_of_seen.get(known) == owner for known in last_s)
         if owner != LOCAL_OWNER and num_alive >= self._limits.max_sessions_per_owner:
             raise BusyError(
                 f"{owner} has {num_alive} clients with a session of their own "

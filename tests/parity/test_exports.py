@@ -134,22 +134,26 @@ def test_a_run_goes_out_as_adapter_and_as_model_and_comes_back(
     assert client.forward(again, IDS)["loss"] < before
 
 
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
 @pytest.mark.parametrize("kind", ["peft", "merged"])
-def test_a_quantised_run_goes_out_as_it_was_trained(
-    server, client, folders, tmp_path: Path, kind: str
+def test_a_quantised_run_goes_out_as_it_was_trained_and_comes_back(
+    server, client, folders, tmp_path: Path, kind: str, quantization: str
 ) -> None:
     pytest.importorskip("bitsandbytes", reason="needs the extra qlora")
-    run_id = trained(client, "nano", lora_rank=4, quantization="nf4")
+    run_id = trained(client, "nano", lora_rank=4, quantization=quantization)
     served = client.get_logprobs(run_id, IDS)
     full = client.get_logprobs("nano", IDS)
     assert np.abs(np.subtract(served, full)).max() > 0.05
     target = tmp_path / kind
     command(server, "export", run_id, target, "--format", kind, "--dtype", "float32")
     report = json.loads((target / "export.json").read_text())
-    assert report["quantization"] == "nf4"
+    assert report["quantization"] == quantization
     assert report["logprobs"]["max_difference"] < TOLERANCE
     if kind == "merged":
         np.testing.assert_allclose(logprobs(plain(target)), served, atol=TOLERANCE)
+    else:
+        again = command(server, "import", target, "--base-model", f"nano:{quantization}")
+        np.testing.assert_allclose(client.get_logprobs(again, IDS), served, atol=1e-6)
 
 
 def write_adapter(base: Path, folder: Path, seed: int = 0, **config: object) -> Path:

@@ -18,24 +18,23 @@ from eztinker.config import ServerConfig
 from eztinker.engine.active_job import ActiveJob
 from eztinker.engine.run_manager import RunManager
 from eztinker.engine.streams import DrawnToken
-from eztinker.errors import BusyError, EngineCrashError, EZTinkerError, TooLargeError
+from eztinker.errors import BusyError, EngineCrashError, EZTinkerError
 from eztinker.ids import new_job_id
 from eztinker.service import admission
 from eztinker.service.base_models import BaseModels
 from eztinker.service.known_runs import KnownRuns
+from eztinker.service.room import Room
+from eztinker.service.sources import Sources
 from eztinker.service.view import View
-from eztinker.store import checkpoints, runs
 from eztinker.store import jobs as job_rows
 from eztinker.store import log as operation_log
+from eztinker.store import runs
 from eztinker.store.database import Database
 from eztinker.types.messages import ErrorInfo
 from eztinker.types.operations import (
     CheckpointSaved,
-    CreateRun,
-    LoadCheckpoint,
     Operation,
     Sample,
-    SaveCheckpoint,
 )
 from eztinker.types.principal import LOCAL_OWNER, Principal
 from eztinker.types.records import FINAL_STATUSES, JobRecord, RunRecord
@@ -56,6 +55,8 @@ class Jobs(View):
         self._engine = engine
         self._base_models = base_models
         self._known_runs = KnownRuns(database)
+        self._room = Room(config.limits, engine)
+        self._sources = Sources(database, engine)
 
     def seen_by(self, principal: Principal) -> Self:
         """As in ``View``, with the base models that this principal may name."""
@@ -321,12 +322,7 @@ class Jobs(View):
         Raises:
             NotFoundError: code ``checkpoint_not_found``.
         """
-        source, owner = _source_of(operation), self.principal.owner
-        if source is None or self.principal.sees_all:
-            return
-        await self._database.read(
-            lambda connection: checkpoints.need_in_sight(connection, *source, owner=owner)
-        )
+        await self._sources.need_in_sight(operation, self.principal)
 
     # Admission ------------------------------------------------------------------------------------
 
@@ -354,82 +350,8 @@ class Jobs(View):
             extra_losses=self._engine.loss_functions,
         )
         if seq is None:
-            await self._check_checkpoint(operation, run.run_id if run else None)
-        self._check_room(run.run_id if run else None, owner, seq)
-
-    async def _check_checkpoint(self, operation: Operation, run_id: str | None) -> None:
-        """What the database already knows to be impossible is refused now, not as a failed job."""
-        if isinstance(operation, SaveCheckpoint) and not operation.overwrite and run_id is not None:
-            await self._database.read(
-                lambda connection: checkpoints.refuse_existing(connection, run_id, operation.name)
-            )
-        elif isinstance(operation, LoadCheckpoint) and not self._is_being_saved(operation):
-            await self._database.read(
-                lambda connection: checkpoints.get_checkpoint(
-                    connection, operation.source_run_id, operation.name
-                )
-            )
-        elif isinstance(operation, Sample) and operation.weights.checkpoint is not None:
-            weights = operation.weights
-            await self._database.read(
-                lambda connection: checkpoints.get_checkpoint(
-                    connection, weights.run_id or "", weights.checkpoint or ""
-                )
-            )
-
-    def _is_being_saved(self, operation: LoadCheckpoint) -> bool:
-        """Whether a save of that name is on its way, so that a pipelined load will find it."""
-        return any(
-            isinstance(active.task.operation, SaveCheckpoint)
-            and active.task.operation.name == operation.name
-            for active in self._engine.active_of_run(operation.source_run_id)
-        )
-
-    def _check_room(self, run_id: str | None, owner: str, seq: int | None) -> None:
-        if run_id is not None and seq is not None and self._is_awaited(run_id, seq):
-            return  # were it refused, those that wait for it would keep the room for ever
-        limits = self._config.limits
-        health = self._engine.health()
-        num_jobs = health["queued_jobs"] + health["running_jobs"]
-        if num_jobs >= limits.max_queued_jobs:
-            raise BusyError(
-                f"{num_jobs} jobs are waiting; the server takes {limits.max_queued_jobs} "
-                "(limits.max_queued_jobs). Try again when some have ended.",
-                retry_after_s=1.0,
-            )
-        if run_id is not None and self._engine.num_of_run(run_id) >= limits.max_queued_jobs_per_run:
-            raise BusyError(
-                f"Run {run_id} has {limits.max_queued_jobs_per_run} unfinished jobs "
-                "(limits.max_queued_jobs_per_run). Wait for some of them.",
-                retry_after_s=1.0,
-            )
-        # What is held has a bound of its own: were it counted here, the number that it waits for, which may come
-        # last, and those in between would have to wait for each other.
-        num_held = 0 if run_id is None else self._engine.num_held_of_run(run_id)
-        num_of_owner = self._engine.num_of_owner(owner) - num_held
-        if owner != LOCAL_OWNER and num_of_owner >= limits.max_queued_jobs_per_owner:
-            raise BusyError(
-                f"{owner} has {limits.max_queued_jobs_per_owner} unfinished jobs "
-                "(limits.max_queued_jobs_per_owner). Wait for some of them.",
-                retry_after_s=1.0,
-            )
-
-    def _is_awaited(self, run_id: str, seq: int) -> bool:
-        """Whether jobs wait for this number; if too many wait for another one, it is refused."""
-        if self._engine.is_awaited(run_id, seq):
-            return True
-        num_held, most = (
-            self._engine.num_held_of_run(run_id),
-            self._config.limits.max_held_jobs_per_run,
-        )
-        if num_held >= most:
-            raise TooLargeError(
-                f"seq_id: {num_held} operations of {run_id} wait for one before them that has not arrived, "
-                "and this server holds no more (limits.max_held_jobs_per_run). Pass less data to one call.",
-                field="seq_id",
-                details={"limit": most, "setting": "limits.max_held_jobs_per_run"},
-            )
-        return False
+            await self._sources.check(operation, run.run_id if run else None)
+        self._room.check(run.run_id if run else None, owner, seq)
 
     # Views ----------------------------------------------------------------------------------------
 
@@ -472,17 +394,3 @@ class Jobs(View):
 def idempotency_scope(run_id: str | None, owner: str) -> str:
     """Within which idempotency keys are unique: a run, and what an owner does outside of runs."""
     return (run_id or "") if owner == LOCAL_OWNER else f"{owner}/{run_id or ''}"
-
-
-def _source_of(operation: Operation) -> tuple[str, str] | None:
-    """Run and name of the checkpoint that an operation reads, if it reads one."""
-    match operation:
-        case LoadCheckpoint():
-            return operation.source_run_id, operation.name
-        case CreateRun():
-            source = operation.source_run_id, operation.source_name
-        case Sample():
-            source = operation.weights.run_id, operation.weights.checkpoint
-        case _:
-            return None
-    return (source[0], source[1]) if source[0] is not None and source[1] is not None else None

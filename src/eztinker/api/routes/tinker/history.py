@@ -13,7 +13,7 @@ from eztinker.api.tinker.endpoint import Call, answer, endpoint, nothing
 from eztinker.api.tinker.paths import is_listed
 from eztinker.api.tinker.traces import trace_events
 from eztinker.errors import InvalidRequestError
-from eztinker.models import tinker as wire
+from eztinker.models import tinker_sessions as wire
 from eztinker.service.sessions import run_prefix
 from eztinker.types.records import CheckpointRecord, SessionRecord
 

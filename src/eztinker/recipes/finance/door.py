@@ -85,9 +85,10 @@ class StageDoor:
                 "help": flag.help,
             }
             if flag.switched is None:
+                shown = None if flag.choices else flag.name.upper()
                 parser.add_argument(
-                    *spellings(flag.name), type=flag.kind, choices=flag.choices, **common
-                )
+                    *spellings(flag.name), type=flag.kind, choices=flag.choices, metavar=shown, **common
+                )  # fmt: skip
             else:
                 parser.add_argument(
                     *spellings(flag.name), action="store_const", const=flag.switched, **common

@@ -62,17 +62,16 @@ def output_text(tokenizer: Any, candidate: Candidate, asked: Asked) -> str:
 def room_for_answers(
     tokenizer: Any, asked: Iterable[Asked], max_new_tokens: int, max_length: int | None
 ) -> tuple[list[int], int]:
-    """Places of the prompts that fit, and the tokens that an answer may have beside the longest of them.
+    """Places of the prompts that fit, and the tokens that every answer may have.
 
-    A prompt fits when it leaves ``max_new_tokens``, or half of ``max_length`` where that is less.
+    An answer may have ``max_new_tokens``, or half of ``max_length`` where that is less; a prompt fits when it leaves so
+    many. The same for any choice of prompts: what is asked again after an interruption gets the same answer.
     """
     lengths = [len(encode_prompt(tokenizer, one.prompt, "")) for one in asked]
     if max_length is None:
         return list(range(len(lengths))), max_new_tokens
-    least = min(max_new_tokens, max_length // 2)
-    fitting = [i for i, length in enumerate(lengths) if length + least <= max_length]
-    longest = max((lengths[i] for i in fitting), default=0)
-    return fitting, min(max_new_tokens, max_length - longest)
+    room = min(max_new_tokens, max_length // 2)
+    return [i for i, length in enumerate(lengths) if length + room <= max_length], room
 
 
 def examples(asked: Sequence[Asked], places: Iterable[int]) -> list[Example]:

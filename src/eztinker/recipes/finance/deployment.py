@@ -152,7 +152,7 @@ def vllm_command(config: FinanceConfig, folder: Path, name: str) -> list[str]:
     """
     if importlib.util.find_spec("vllm") is None:
         raise UnsupportedError(
-            "vLLM is not installed. Install it where there is a GPU (pip install 'eztinker[vllm]'), or use the "
+            "vLLM is not installed. Install it where there is a GPU (pip install vllm), or use the "
             "built-in server: python scripts/7_deploy.py --action simple",
             code="missing_extra",
             field="action",

@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -119,9 +119,9 @@ def _in_turns(ways: dict[str, Way], rounds: int, parts: int) -> dict[str, Any]:
 class Engine:
     """A worker in this thread with one run, or with several on the same base model."""
 
-    def __init__(self, folder: Path, num_runs: int = 1) -> None:
+    def __init__(self, folder: Path, num_runs: int = 1, dtype: str = "float32") -> None:
         self._events: list[Any] = []
-        settings = WorkerSettings(epoch=1, device="cpu", num_threads=1)
+        settings = WorkerSettings(epoch=1, device="cpu", num_threads=1, dtype=dtype)
         self._worker = Worker(settings, self._events.append)
         self._numbers = itertools.count(1)
         self._do(LoadBaseModel("m", str(folder)))
@@ -143,6 +143,21 @@ class Engine:
         while self._worker.step():
             pass
         if not all(isinstance(event, JobDone) for event in self._events[-len(data_of_runs) :]):
+            raise RuntimeError(f"The worker answered {self._events[-1]}.")
+        del self._events[:-1]
+
+    def answer(
+        self, asks: Sequence[tuple[int | None, np.ndarray]], num_new: int, num_samples: int = 1
+    ) -> None:
+        """Answers of full length to prompts of runs, or of the bare model, all asked at once."""
+        params = SamplingParams(max_tokens=num_new, stop_token_ids=())
+        for run, prompt_T in asks:
+            weights = WeightsRef("m", None if run is None else f"r{run}")
+            operation = Sample(weights, prompt_T, params, num_samples)
+            self._worker.submit(RunSample(self._job_id(), operation, None))
+        while self._worker.step():
+            pass
+        if not all(isinstance(event, JobDone) for event in self._events[-len(asks) :]):
             raise RuntimeError(f"The worker answered {self._events[-1]}.")
         del self._events[:-1]
 

@@ -78,7 +78,7 @@ def _tenants(num_tokens: int) -> Callable[[Engine, int], dict[str, Any]]:
         ways = {"together": lambda: engine.train_together(data), "one_after_another": apart}
         figures = _in_turns(ways, 3 * rounds)
         figures["ratio"] = round(figures["one_after_another_ms"] / figures["together_ms"], 2)
-        figures["shares_together"] = _shares(ways["together"])
+        figures["shares_together"] = shares(ways["together"])
         return figures
 
     return measure
@@ -118,11 +118,11 @@ WORK: dict[str, Callable[[Engine, int], dict[str, Any]]] = {
 
 def _against_floor(work: Work, num_tokens: int, rounds: int) -> dict[str, Any]:
     figures = _in_turns({"pass": work}, rounds)
-    num_flops, rate = _product_flops(num_tokens), _flops_per_s()
+    num_flops, rate = _product_flops(num_tokens), flops_per_s()
     figures["product_gflop"] = round(num_flops / 1e9, 1)
     figures["core_gflop_per_s"] = round(rate / 1e9, 1)
     figures["floor_ms"] = round(1e3 * num_flops / rate, 1)
-    figures["shares"] = _shares(work)
+    figures["shares"] = shares(work)
     return figures
 
 
@@ -139,8 +139,8 @@ def _in_turns(ways: Mapping[str, Work], rounds: int) -> dict[str, Any]:
     return {f"{name}_ms": round(1e3 * float(np.median(taken_s[name])), 2) for name in ways}
 
 
-def _shares(work: Work) -> dict[str, float]:
-    """Share of a pass's operations in its time by kind; ``between`` is what lies between operations."""
+def shares(work: Work) -> dict[str, float]:
+    """Share of operations in the time of some work by kind; ``between`` is what lies between operations."""
     with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiled:
         started_s = time.perf_counter()
         work()
@@ -175,7 +175,7 @@ def _product_flops(num_tokens: int) -> float:
     return 2.0 * num_tokens * (2 * frozen + 2 * head + 3 * adapters)
 
 
-def _flops_per_s(num_rows: int = 2048) -> float:
+def flops_per_s(num_rows: int = 2048) -> float:
     """Best rate at which one thread multiplies the shapes of S."""
     rates = []
     for inputs, outputs in ((256, 2048), (1024, 256), (256, 512)):

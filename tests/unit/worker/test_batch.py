@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eztinker.engine.worker.batch import Batch, Row, SampleRequest
+from eztinker.engine.worker.batch import Batch
 from eztinker.engine.worker.kv_cache import KVCache, PromptKV
+from eztinker.engine.worker.rows import Row, SampleRequest
 from eztinker.types.operations import Sample
 from eztinker.types.sampling import SamplingParams, WeightsRef
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from eztinker.engine.worker.batch import Row, SampleRequest
+from eztinker.engine.worker.rows import Row, SampleRequest
 from eztinker.errors import TooLargeError
 
 MAX_ROWS = 256

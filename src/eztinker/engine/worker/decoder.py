@@ -11,6 +11,7 @@ Axes: B rows of a pass, T positions, N = B·T flat rows, D hidden size, E head s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -186,6 +187,14 @@ class LeanDecoder(Decoder):
             return
         self._head = replace(self._head, packed_VD=pack(self._head.weight_VD))
 
+    def without_gradients(self) -> AbstractContextManager[Any]:
+        """Inference mode: the bookkeeping it saves is a tenth of a small step.
+
+        Tensors made under it may not enter a pass with gradients, so what both kinds of passes share
+        (``_groups``, ``_tables``) is made outside.
+        """
+        return torch.inference_mode()
+
     def hidden(
         self,
         tokens_BT: Tensor,
@@ -277,15 +286,16 @@ class LeanDecoder(Decoder):
     def _groups(self, adapter: AdapterWeights) -> list[LayerAdapters]:
         groups = self._adapters.get(adapter)
         if groups is None:
-            groups = [
-                LayerAdapters(
-                    *(
-                        GroupAdapter(projection, adapter)
-                        for projection in (layer.qkv, layer.out, layer.gate_up, layer.down)
+            with torch.inference_mode(False):
+                groups = [
+                    LayerAdapters(
+                        *(
+                            GroupAdapter(projection, adapter)
+                            for projection in (layer.qkv, layer.out, layer.gate_up, layer.down)
+                        )
                     )
-                )
-                for layer in self._layers
-            ]
+                    for layer in self._layers
+                ]
             self._adapters[adapter] = groups
         return groups
 
@@ -300,11 +310,11 @@ class LeanDecoder(Decoder):
         num = 1024
         while num <= position:
             num *= 2
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             like = torch.empty(0, dtype=self.dtype, device=self.device)
             cos, sin = self._rotary(like, torch.arange(num, device=self.device)[None])
-        sin[..., : self._head_size // 2].neg_()
-        return cos[0][:, None], sin[0][:, None]
+            sin[..., : self._head_size // 2].neg_()
+            return cos[0][:, None], sin[0][:, None]
 
 
 def _adapters_of_layer(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -89,6 +90,10 @@ class Decoder(ABC):
     def held_bytes(self) -> int:
         """Memory of the frozen model with every copy that was made of its weights."""
         return self.size_bytes
+
+    def without_gradients(self) -> AbstractContextManager[Any]:
+        """What sampling runs under, from the first pass to the last use of a cache that it filled."""
+        return torch.no_grad()
 
     def _quantized(self) -> list[QuantizedLinear]:
         return [m for m in self._model.modules() if isinstance(m, QuantizedLinear)]

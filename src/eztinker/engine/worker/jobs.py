@@ -13,10 +13,10 @@ from pathlib import Path
 
 from eztinker.engine.worker.adapter_import import imported_run
 from eztinker.engine.worker.base_model import BaseModel, load_base_model
-from eztinker.engine.worker.batch import SampleRequest
 from eztinker.engine.worker.devices import give_back_freed_memory
 from eztinker.engine.worker.evaluation import check_items, score
 from eztinker.engine.worker.residents import Residents
+from eztinker.engine.worker.rows import SampleRequest
 from eztinker.engine.worker.run_state import new_run, optim_step
 from eztinker.engine.worker.state import read_into, write_state
 from eztinker.engine.worker.trainer import executed_plan

@@ -18,11 +18,11 @@ from typing import Any
 
 from eztinker.engine.worker import jobs
 from eztinker.engine.worker.background_writes import BackgroundWrites
-from eztinker.engine.worker.batch import SampleRequest
 from eztinker.engine.worker.failures import error_info
 from eztinker.engine.worker.outbox import Outbox
 from eztinker.engine.worker.pass_group import PassGroup
 from eztinker.engine.worker.residents import Residents
+from eztinker.engine.worker.rows import SampleRequest
 from eztinker.types.messages import (
     BaseModelFailed,
     CloseRun,

@@ -23,10 +23,10 @@ from eztinker.engine.worker.attention import (
     PrefillLayout,
     PromptPart,
 )
-from eztinker.engine.worker.batch import Row, SampleRequest
 from eztinker.engine.worker.decoder_base import Decoder, Segments
 from eztinker.engine.worker.kv_cache import PromptKV
 from eztinker.engine.worker.prefix_cache import BLOCK, PrefixCache, joined
+from eztinker.engine.worker.rows import Row, SampleRequest
 from eztinker.ops.packing import Packing, pack
 
 _CHUNK_FLOP = 128e9

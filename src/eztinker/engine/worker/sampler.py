@@ -15,32 +15,23 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from eztinker.engine.worker.admission import MAX_ROWS, Admission
 from eztinker.engine.worker.attention import DecodeLayout
 from eztinker.engine.worker.base_model import BaseModel
-from eztinker.engine.worker.batch import (
-    Batch,
-    Row,
-    SampleRequest,
-    Stopwatch,
-    note_top_logprobs,
-    penalise_rows,
-    row_params,
-    row_uniforms,
-)
+from eztinker.engine.worker.batch import Batch
 from eztinker.engine.worker.data_checks import check_token_ids
 from eztinker.engine.worker.devices import is_out_of_memory
+from eztinker.engine.worker.drawing import draw_first, draw_next
 from eztinker.engine.worker.kv_cache import KVCache
 from eztinker.engine.worker.lora import AdapterWeights
 from eztinker.engine.worker.prefill import Prefill, Reader
 from eztinker.engine.worker.prefix_cache import PrefixCache
 from eztinker.engine.worker.prompt_scores import score_prompt
+from eztinker.engine.worker.rows import Row, SampleRequest, Stopwatch
 from eztinker.errors import InvalidRequestError
-from eztinker.ops.sampling import draw
 from eztinker.rendering.stops import StopStringMatcher
-from eztinker.types.operations import Sample, SampleResult
+from eztinker.types.operations import Sample
 from eztinker.types.sampling import SampledSequence
 
 _DECODE_STEPS = 8
@@ -133,14 +124,18 @@ class Sampler:
         self._admission.cancel(request)
         self._reader.queue = [p for p in self._reader.queue if p.request is not request]
         self._ready = [p for p in self._ready if p.request is not request]
-        for place in reversed(range(len(self._batch.rows))):
-            if self._batch.rows[place].request is request:
-                self._batch.remove(place)
+        with self._decoder.without_gradients():
+            for place in reversed(range(len(self._batch.rows))):
+                if self._batch.rows[place].request is request:
+                    self._batch.remove(place)
         self._release()
 
-    @torch.no_grad()
     def step(self) -> list[SampleRequest]:
         """One unit of work, a part of a prefill or a few decode steps; the requests that it finished."""
+        with self._decoder.without_gradients():
+            return self._step()
+
+    def _step(self) -> list[SampleRequest]:
         self._admit()
         try:
             if self._ready:
@@ -278,7 +273,7 @@ class Sampler:
             for sample in prefill.samples
         ]
         prompt_R = [i for i, prefill in enumerate(starting) for _ in prefill.samples]
-        tokens, logprobs = self._draw(logits_PV[prompt_R], rows)
+        tokens, logprobs = draw_first(rows, logits_PV[prompt_R])
         drawn: dict[int, list[Row]] = {}
         for i, row, token, logprob in zip(prompt_R, rows, tokens, logprobs, strict=True):
             row.push(token, logprob)
@@ -319,15 +314,6 @@ class Sampler:
             self._cache.reserve(len(lengths), max(lengths) + 1, self._admission.max_tokens)
             self._cache.allocate(self._ready[0].kv)
 
-    def _draw(self, logits_RV: Tensor, rows: list[Row]) -> tuple[list[int], list[float]]:
-        device = logits_RV.device
-        numbers_R = torch.from_numpy(row_uniforms(rows)[0]).to(device)
-        params = row_params(rows, self._decoder.vocab_size, device)
-        penalise_rows(rows, logits_RV)
-        tokens, logprobs = draw(logits_RV, params, numbers_R)
-        note_top_logprobs(rows, logits_RV)
-        return tokens.tolist(), logprobs.tolist()
-
     # Decoding --------------------------------------------------------------------------------------
 
     def _decode_unit(self) -> list[SampleRequest]:
@@ -361,12 +347,8 @@ class Sampler:
         segments = self._batch.segments()
         hidden = self._decoder.hidden(tokens_R1, positions_R[:, None], layout, segments)
         logits_RV = self._decoder.logits(hidden[:, 0], segments)
-        penalise_rows(rows, logits_RV)
-        tokens_R, logprobs_R = draw(
-            logits_RV, self._batch.params(device), self._batch.uniforms(device)
-        )
-        note_top_logprobs(rows, logits_RV)
-        for row, token, logprob in zip(rows, tokens_R.tolist(), logprobs_R.tolist(), strict=True):
+        drawn = draw_next(rows, logits_RV, self._batch.params(device), self._batch.uniforms(device))
+        for row, token, logprob in zip(rows, *drawn, strict=True):
             row.num_cached += 1
             row.push(token, logprob)
         self._report(rows)
@@ -406,20 +388,3 @@ class Sampler:
 
 def _tell_nobody(_rows: list[Row]) -> None:
     """Until someone listens."""
-
-
-def sample_result(request: SampleRequest) -> SampleResult:
-    """The answer of a finished request."""
-    scores = request.scores
-    return SampleResult(
-        sequences=[request.sequences[i] for i in range(request.operation.num_samples)],
-        step=request.step,
-        num_prompt_tokens=len(request.operation.prompt_tokens),
-        num_reused_prompt_tokens=request.num_reused,
-        prompt_logprobs=scores.logprobs,
-        topk_prompt_ids=scores.topk_ids,
-        topk_prompt_logprobs=scores.topk_logprobs,
-        target_prompt_logprobs=scores.target_logprobs,
-        alternative_ids=scores.alternative_ids,
-        alternative_logprobs=scores.alternative_logprobs,
-    )

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from eztinker.engine.worker.batch import Row, SampleRequest
 from eztinker.engine.worker.failures import as_eztinker_error, error_info
 from eztinker.engine.worker.outbox import Outbox
 from eztinker.engine.worker.residents import Residents
-from eztinker.engine.worker.sampler import Sampler, sample_result
+from eztinker.engine.worker.rows import Row, SampleRequest, sample_result
+from eztinker.engine.worker.sampler import Sampler
 from eztinker.types.codec import encode
 from eztinker.types.messages import JobDone, JobFailed, RunSample, TokensDrawn
 

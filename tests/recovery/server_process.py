@@ -100,6 +100,13 @@ class ServerProcess:
         assert self._process is not None
         return _cpu_s(psutil.Process(self._process.pid)) + self.worker_cpu_s()
 
+    def held_bytes(self) -> dict[str, int]:
+        """Memory of ``server`` and ``worker`` that is theirs alone, without pages of files."""
+        assert self._process is not None
+        worker = self._worker()
+        held = {"server": _anonymous_bytes(psutil.Process(self._process.pid))}
+        return held if worker is None else held | {"worker": _anonymous_bytes(worker)}
+
     def worker_cpu_s(self) -> float:
         """Processor time of the present worker; 0 if there is none."""
         worker = self._worker()
@@ -156,3 +163,8 @@ class ServerProcess:
 def _cpu_s(process: psutil.Process) -> float:
     spent = process.cpu_times()
     return spent.user + spent.system
+
+
+def _anonymous_bytes(process: psutil.Process) -> int:
+    memory = process.memory_info()
+    return memory.rss - getattr(memory, "shared", 0)

@@ -97,11 +97,10 @@ class Judge:
 # Stage 1 --------------------------------------------------------------------------------------------
 
 
-@given(
-    st.integers(0, 200),
-    st.lists(st.floats(0, 5), min_size=4, max_size=4).filter(lambda v: sum(v) > 0),
-)
-def test_quotas_sum_up_and_stay_within_one_of_their_share(total: int, shares: list[float]) -> None:
+@given(st.integers(0, 200), st.tuples(*(st.integers(0, 9) for _ in range(3)), st.integers(1, 9)))
+def test_quotas_sum_up_and_stay_within_one_of_their_share(
+    total: int, shares: tuple[int, ...]
+) -> None:
     wanted = dict(zip(QUESTION_TYPES, shares, strict=True))
     counts = quotas(total, wanted)
     assert sum(counts.values()) == total

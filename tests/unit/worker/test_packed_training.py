@@ -1,0 +1,56 @@
+"""Training with packed copies of the weights against training without them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from eztinker.engine.worker import decoder
+from eztinker.types.messages import OpenRun
+from eztinker.types.training import LoRAConfig
+from tests.worker_harness import Harness, datum
+
+
+def trained(folder) -> tuple[Harness, list]:
+    """A run with a step behind it, so that B is not zero, and one more pass; its log-probabilities."""
+    harness = Harness(folder)
+    harness.do(OpenRun(harness.job_id(), "r", "m", LoRAConfig(r=3, lora_dropout=0.0), 1))
+    data = [datum(1, 12), datum(2, 20), datum(3, 1)]
+    harness.forward_backward(data)
+    harness.optim_step(learning_rate=1e-2)
+    return harness, harness.forward_backward(data).logprobs
+
+
+def copies_bytes(harness: Harness) -> int:
+    base = harness.worker._residents.base_models["m"]
+    return base.decoder.held_bytes - base.decoder.size_bytes
+
+
+@pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="weights cannot be packed here"
+)
+def test_packed_weights_give_the_same_gradients_and_are_counted(qwen2_folder, monkeypatch):
+    packed, packed_logprobs = trained(qwen2_folder)
+    monkeypatch.setattr(decoder, "_PACKED_TRAINING_SHARE", 0.0)
+    plain, plain_logprobs = trained(qwen2_folder)
+    for ours, expected in zip(packed_logprobs, plain_logprobs, strict=True):
+        assert ours == pytest.approx(expected, abs=1e-5)
+    gradient_P, expected_P = (h.run_state("r").gradient_P for h in (packed, plain))
+    assert float((gradient_P - expected_P).norm()) <= 1e-5 * float(expected_P.norm())
+    assert copies_bytes(packed) > 1.5 * copies_bytes(plain) > 0, "two copies, one for sampling"
+
+
+def test_training_packs_by_the_memory_of_the_machine(qwen2_folder, monkeypatch):
+    """What happens to be free decides only where the copies would not even fit."""
+    monkeypatch.setattr(decoder, "can_pack", lambda device, dtype: False)
+    size_bytes = trained(qwen2_folder)[0].worker._residents.base_models["m"].decoder.size_bytes
+    monkeypatch.undo()
+    monkeypatch.setattr(decoder, "total_memory_bytes", lambda device: 21 * size_bytes)
+    monkeypatch.setattr(decoder, "free_memory_bytes", lambda device: 5 * size_bytes)
+    two = copies_bytes(Harness(qwen2_folder))
+    monkeypatch.setattr(decoder, "free_memory_bytes", lambda device: 4.0 * size_bytes - 1)
+    assert copies_bytes(Harness(qwen2_folder)) == 0
+    monkeypatch.setattr(decoder, "free_memory_bytes", lambda device: 9 * size_bytes)
+    assert copies_bytes(Harness(qwen2_folder)) == two
+    monkeypatch.setattr(decoder, "total_memory_bytes", lambda device: 19 * size_bytes)
+    assert 0 < copies_bytes(Harness(qwen2_folder)) < two

@@ -164,7 +164,7 @@ def test_stage_1_adds_custom_questions_and_leaves_an_existing_file_alone(tmp_pat
 
 
 @pytest.mark.shared
-def test_real_questions_through_stage_1(tmp_path: Path) -> None:
+def test_real_questions_through_stages_1_to_3(tmp_path: Path) -> None:
     real = Path(__file__).parents[5] / "shared" / "data" / "finance_raw" / "raw.jsonl"
     if not real.is_file():
         pytest.skip(f"no {real}")
@@ -172,6 +172,11 @@ def test_real_questions_through_stage_1(tmp_path: Path) -> None:
     done = prepare.run(config(tmp_path, data=data), None, SILENT)
     drawn = {kind: one["drawn"] for kind, one in done["by_type"].items()}
     assert drawn == dict(zip(QUESTION_TYPES, (80, 40, 40, 40), strict=True))
+    rows = read_records(tmp_path / "dataraw/raw.jsonl", RawRow, made_by="")
+    distil.run(config(tmp_path), None, SILENT, teacher=Teacher(rows, {}))
+    done = filter.run(config(tmp_path), None, SILENT, judge=Judge({}))
+    assert done["reasons"] == {"kept": 200}
+    assert (done["num_train"], done["num_test"]) == (160, 40)
 
 
 # Stage 2 --------------------------------------------------------------------------------------------

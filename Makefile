@@ -7,6 +7,7 @@
 #   make fuzz    requests nobody would write, sixty thousand of them (make test sends ten thousand)
 #   make audit   known vulnerabilities of the installed packages (asks the internet)
 #   make recovery  the long form of tests/recovery: kills, places to die at, power cuts, mutations (hours)
+#   make soak    whether server or worker grow within an hour (MINUTES=60)
 #   make docs    regenerate the reference pages from --help and the OpenAPI document
 #   make golden  recompute the golden values (look at the difference before committing it)
 #   make recipes every recipe in full on nano, its promise checked, its figures into docs/recipes.md
@@ -22,7 +23,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test check bench recovery docs golden cookbook cookbook-loops sdk-versions sdk-versions-check nano recipes clean fuzz audit lawshift finance
+.PHONY: demo test check bench recovery soak docs golden cookbook cookbook-loops sdk-versions sdk-versions-check nano recipes clean fuzz audit lawshift finance
 
 demo: $(VENV)/installed
 	$(BIN)/eztinker demo
@@ -59,6 +60,9 @@ KILLS ?= 1000
 recovery: $(VENV)/installed-dev
 	$(BIN)/pytest tests/recovery -s --kills $(KILLS) --failpoints 0 --cuts 20 --terms 100
 	$(BIN)/python -m tests.recovery.mutations
+
+soak: $(VENV)/installed-dev
+	$(BIN)/python -m benchmarks.soak --minutes $${MINUTES:-60} --out benchmarks/results/soak.json
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python -m tools.docs

@@ -10,7 +10,7 @@ import pytest
 from eztinker.errors import InvalidRequestError, NotFoundError
 from eztinker.recipes.experiment.settings import load_settings
 from eztinker.recipes.finance import recipe
-from eztinker.recipes.finance.stages import read_stages
+from eztinker.recipes.finance.stages import STAGES, read_stages
 from eztinker.recipes.terminal import SilentProgress
 
 
@@ -98,3 +98,23 @@ def test_a_settings_file_of_the_scripts_is_read_and_words_win(tmp_path: Path) ->
     (tmp_path / "config.yaml").write_text("sft: {learning_rate: 0.002}\nuse_judge: false\n")
     config = load_settings(recipe.Config, tmp_path / "config.yaml")
     assert (config.sft.learning_rate, config.use_judge) == (2e-3, False)
+
+
+def test_every_stage_has_its_work() -> None:
+    assert all(callable(recipe.stage_of(number)) for number in STAGES)
+
+
+def test_an_interrupted_recipe_says_how_it_goes_on() -> None:
+    said: list[str] = []
+
+    class Said(SilentProgress):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    def interrupted(*_: Any) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    config = load_settings(recipe.Config, None, ["stages=4"])
+    with pytest.raises(KeyboardInterrupt):
+        recipe.run(config, None, Said(), stages={4: interrupted})
+    assert "stage 4" in said[-1]

@@ -246,15 +246,15 @@ def test_a_body_of_16k_tokens_is_parsed_in_milliseconds() -> None:
     parse(raw, TrainingRequest)
     times_s = []
     for _ in range(9):
-        began_s = time.perf_counter()
+        began_s = time.thread_time()
         parse(raw, TrainingRequest)
-        times_s.append(time.perf_counter() - began_s)
+        times_s.append(time.thread_time() - began_s)
     assert statistics.median(times_s) < 0.02  # about 2 ms on an idle core
 
 
 def test_a_huge_body_of_wrong_values_costs_no_more_than_a_good_one() -> None:
     raw = b'{"input_ids":[' + b",".join([b'"x"'] * 500_000) + b"]}"
-    began_s = time.perf_counter()
+    began_s = time.thread_time()
     with pytest.raises(errors.InvalidRequestError, match=r"input_ids\[0\]"):
         parse(raw, TrainingRequest)
-    assert time.perf_counter() - began_s < 0.5
+    assert time.thread_time() - began_s < 0.5

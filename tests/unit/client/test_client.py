@@ -227,9 +227,9 @@ def test_an_address_that_is_none_is_refused(url):
 
 def test_the_loopback_address_never_goes_through_a_proxy(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HTTP_PROXY", "http://proxy:1")
-    options = transport._options("http://127.0.0.1:8000", None)
+    options = transport.connection_options("http://127.0.0.1:8000", None)
     assert options["trust_env"] is False
-    assert transport._options("http://far.away", None)["trust_env"] is True
+    assert transport.connection_options("http://far.away", None)["trust_env"] is True
 
 
 def test_a_key_that_no_header_can_carry_is_refused():

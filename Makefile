@@ -39,7 +39,7 @@ check: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	mkdir -p benchmarks/results
-	for name in store native_api tinker_sdk engine recovery durability load sampling server training passes \
+	for name in store native_api tinker_sdk engine recovery durability load sampling decoding server training passes \
 		tenants openai_streams memory; do \
 		$(BIN)/python -m benchmarks.$$name --out benchmarks/results/$$name.json || exit 1; done
 

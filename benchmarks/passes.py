@@ -30,8 +30,8 @@ from eztinker.types.training import Datum
 NUM_RUNS = 8
 LENGTHS = [32 * (i + 1) for i in range(16)]
 KINDS = {
-    "products": ("addmm", "mm", "bmm", "baddbmm", "addmv", "mv"),
-    "attention": ("scaled_dot_product_flash_attention",),
+    "products": ("addmm", "mm", "bmm", "baddbmm", "addmv", "mv", "linear_pointwise"),
+    "attention": ("scaled_dot_product_flash_attention", "softmax"),
     "copies": ("copy_", "cat", "fill_", "zero_", "index_select", "index", "embedding"),
     "activation": ("silu", "silu_backward"),
 }
@@ -153,7 +153,7 @@ def shares(work: Work) -> dict[str, float]:
 
 
 def _kind(operation: str) -> str:
-    name = operation.removeprefix("aten::").strip("_")
+    name = operation.rpartition("::")[2].strip("_")
     for kind, names in KINDS.items():
         if name in [known.strip("_") for known in names] or (
             kind == "attention" and name.startswith(names)

@@ -191,6 +191,9 @@ class FakeJobs:
     async def operation(self, job_id: str) -> Operation:
         return self.operations[job_id]
 
+    async def wait_for_end(self, job_id: str) -> JobRecord:
+        return await self.wait(job_id, 60.0)
+
     async def wait(self, job_id: str, timeout_s: float) -> JobRecord:
         record = await self.get(job_id)
         if record.status != "queued":

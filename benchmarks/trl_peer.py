@@ -57,7 +57,7 @@ class _Turns(TrainerCallback):
             line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines()
         )
         resident, peak = (1024 * int(fields[name].split()[0]) for name in ("VmRSS", "VmHWM"))
-        answer = {"resident_bytes": resident, "peak_bytes": peak}
+        answer: dict[str, float] = {"resident_bytes": resident, "peak_bytes": peak}
         answer["seconds"] = time.perf_counter() - self._started_s if self._started_s else 0.0
         answer["cpu_seconds"] = time.process_time() - self._started_cpu_s
         self._answers.write(json.dumps(answer) + "\n")

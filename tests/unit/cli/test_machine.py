@@ -74,8 +74,8 @@ def test_data_inspect(run: Run, empty_folder: Path):
 def test_server_flags_become_settings(run: Run, monkeypatch: pytest.MonkeyPatch):
     started = []
 
-    def serve(config, *, exit_with_parent, ready_file):
-        started.append((config, exit_with_parent, ready_file))
+    def serve(config, *, exit_with_parent, ready_file, only_openai):
+        started.append((config, exit_with_parent, ready_file, only_openai))
         return 0
 
     monkeypatch.setattr("eztinker.launch.serve", serve)
@@ -84,15 +84,15 @@ def test_server_flags_become_settings(run: Run, monkeypatch: pytest.MonkeyPatch)
     )
     more = "--model nano --model other --alias a=nano --alias b/c=/d=e --num-threads 1 --device cpu"
     assert run("server", *flags.split(), *more.split()).code == 0
-    config, exit_with_parent, ready_file = started[0]
+    config, *others = started[0]
     assert (config.port, config.workers, config.num_threads) == (8080, 4, 1)
     assert config.checkpoints_path == Path("data/checkpoints")
     assert config.models == ("nano", "other")
     assert config.aliases == {"a": "nano", "b/c": "/d=e"}
-    assert (exit_with_parent, ready_file) == (False, None)
+    assert others == [False, None, False]
     run("server", "--exit-with-parent", "--ready-file", "r")
     assert started[1][0].port == 8000
-    assert started[1][1:] == (True, Path("r"))
+    assert started[1][1:] == (True, Path("r"), False)
 
 
 def test_flags_outrank_variables_and_files(

@@ -30,6 +30,7 @@ from eztinker.engine.worker import base_model
 from eztinker.engine.worker.worker import Worker
 from eztinker.types.messages import (
     JobDone,
+    JobFailed,
     LoadBaseModel,
     OpenRun,
     PassPlan,
@@ -142,9 +143,7 @@ class Engine:
             self._worker.submit(RunPass(self._job_id(), f"r{run}", 1, operation, plan))
         while self._worker.step():
             pass
-        if not all(isinstance(event, JobDone) for event in self._events[-len(data_of_runs) :]):
-            raise RuntimeError(f"The worker answered {self._events[-1]}.")
-        del self._events[:-1]
+        self._need_done()
 
     def answer(
         self, asks: Sequence[tuple[int | None, np.ndarray]], num_new: int, num_samples: int = 1
@@ -157,8 +156,13 @@ class Engine:
             self._worker.submit(RunSample(self._job_id(), operation, None))
         while self._worker.step():
             pass
-        if not all(isinstance(event, JobDone) for event in self._events[-len(asks) :]):
-            raise RuntimeError(f"The worker answered {self._events[-1]}.")
+        self._need_done()
+
+    def _need_done(self) -> None:
+        """Refuse a failed job; signs of life may stand between the ends."""
+        failed = [event for event in self._events if isinstance(event, JobFailed)]
+        if failed:
+            raise RuntimeError(f"The worker answered {failed[0]}.")
         del self._events[:-1]
 
     def sample(self, rows: int) -> None:

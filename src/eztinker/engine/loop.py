@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+FEW_STREAMS = 8
+"""So many streams show every token by itself."""
 MAX_DEATHS = 2
 """Workers a job may take with it before it fails, the last of them with no other job beside it."""
 
@@ -93,6 +95,7 @@ class EngineLoop:
         self.is_leaving = False
         self._held: Held[ActiveJob] = Held()
         self._num_of_owner: Counter[str] = Counter()
+        self._num_streams = 0
         self._paces = {True: Pace(), False: Pace()}
 
     async def start(self) -> None:
@@ -131,7 +134,9 @@ class EngineLoop:
         operation = job.operation()
         task = Task(job, operation, streamed=streamed)
         active = ActiveJob(task, ticket_of(job, operation), job.record())
-        active.stream = TokenStream() if streamed else None
+        if streamed:
+            active.stream = TokenStream(lambda: self._num_streams > FEW_STREAMS)
+            self._num_streams += 1
         self.active[job.job_id] = active
         self._num_of_owner[job.owner] += 1
         if job.seq is None:
@@ -355,6 +360,7 @@ class EngineLoop:
         active.ended.set()
         if active.stream is not None:
             active.stream.close()
+            self._num_streams -= 1
         self._wake.set()
 
 

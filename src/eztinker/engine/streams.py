@@ -8,10 +8,13 @@ on equal weights give equal tokens, so the second drawing passes over what is kn
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from eztinker.types.messages import TokensDrawn
+
+GATHER_S = 0.04
+"""How long a busy server lets the tokens of one stream gather: sending each by itself takes time from drawing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +37,15 @@ class DrawnToken:
 class TokenStream:
     """Tokens in the order in which they were drawn; any number may follow.
 
+    Args:
+        is_busy: whether so many streams run that tokens after the first are better shown a few at a time.
+
     Attributes:
         has_diverged: a second drawing gave another token than the first; nothing more is shown.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_busy: Callable[[], bool] = lambda: False) -> None:
+        self._is_busy = is_busy
         self._tokens: list[DrawnToken] = []
         self._of_sample: dict[int, list[int]] = {}
         self._changed = asyncio.Event()
@@ -78,6 +85,8 @@ class TokenStream:
                 new = self._tokens[num_seen:]
                 num_seen += len(new)
                 yield new
+                if self._is_busy() and not self._is_closed:
+                    await asyncio.sleep(GATHER_S)
             elif self._is_closed:
                 return
             else:

@@ -7,6 +7,7 @@ import asyncio
 import numpy as np
 
 from eztinker.engine.active_job import ActiveJob
+from eztinker.engine.streams import TokenStream
 from eztinker.store import log
 from eztinker.types.messages import RunSample, TokensDrawn
 from eztinker.types.operations import Sample
@@ -36,6 +37,17 @@ async def test_all_who_follow_see_every_token_before_the_end(engine: Engine, wor
     assert active.record.result.sequences[0].tokens == [4, 5, 6]
     assert await followed(active) == [4, 5, 6]
     assert not active.stream.has_diverged
+
+
+async def test_a_busy_server_shows_the_first_token_at_once_and_later_ones_together() -> None:
+    stream = TokenStream(is_busy=lambda: True)
+    batches = stream.follow()
+    for place in range(4):
+        stream.put(TokensDrawn(1, ["job"], [0], [place], [place], [0.0], [[]], [[]]), 0)
+        if place == 0:
+            assert [t.token for t in await anext(batches)] == [0]
+    stream.close()
+    assert [[t.token for t in batch] async for batch in batches] == [[1, 2, 3]]
 
 
 async def test_a_job_that_nobody_streams_is_not_told_of(engine: Engine, world: World) -> None:

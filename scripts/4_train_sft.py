@@ -13,7 +13,7 @@ import sys
 from eztinker.recipes.finance import sft
 from eztinker.recipes.finance.door import StageDoor
 
-DOOR = StageDoor(__file__, __doc__, sft.run)
+DOOR = StageDoor(__file__, __doc__, sft.run, check=sft.check)
 
 if __name__ == "__main__":
     sys.exit(DOOR.main())

@@ -14,7 +14,7 @@ import sys
 from eztinker.recipes.finance import grpo
 from eztinker.recipes.finance.door import NO_JUDGE, StageDoor
 
-DOOR = StageDoor(__file__, __doc__, grpo.run, flags=(NO_JUDGE,))
+DOOR = StageDoor(__file__, __doc__, grpo.run, flags=(NO_JUDGE,), check=grpo.check)
 
 if __name__ == "__main__":
     sys.exit(DOOR.main())

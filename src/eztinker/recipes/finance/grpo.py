@@ -56,7 +56,7 @@ def run(
         NotFoundError: stage 3 or 4 has not run; the message says which.
         InvalidRequestError: the adapter exists already (``code="output_exists"``).
     """
-    rows = read_records(config.paths.rl_rows, RLRow, made_by=FILTER)
+    rows = _rows(config)
     start = config.adapter("sft")
     folder = folder_of(config)
     is_afresh = begin(folder, config.paths.grpo_lora, overwrite=config.overwrite)
@@ -80,6 +80,16 @@ def run(
     figures = {"adapter": str(config.paths.grpo_lora), **figures}
     finish(folder, figures)
     return figures
+
+
+def check(config: FinanceConfig) -> None:
+    """Refuse to begin without rows, or without the adapter of stage 4."""
+    _rows(config)
+    config.adapter("sft")
+
+
+def _rows(config: FinanceConfig) -> list[RLRow]:
+    return read_records(config.paths.rl_rows, RLRow, made_by=FILTER)
 
 
 def import_start(client: Any, adapter: Path, config: FinanceConfig) -> str:

@@ -45,7 +45,7 @@ def run(config: FinanceConfig, client: Any, progress: Progress) -> dict[str, Any
         NotFoundError: stage 3 has not run.
         InvalidRequestError: the adapter exists already (``code="output_exists"``).
     """
-    rows = read_records(config.paths.sft_rows, SFTRow, made_by=FILTER)
+    rows = _rows(config)
     folder = folder_of(config)
     is_afresh = begin(folder, config.paths.sft_lora, overwrite=config.overwrite)
     write_conversations(folder / CONVERSATIONS_FILE, rows)
@@ -56,6 +56,15 @@ def run(config: FinanceConfig, client: Any, progress: Progress) -> dict[str, Any
     figures = {"adapter": str(config.paths.sft_lora), **{name: trained[name] for name in names}}
     finish(folder, figures)
     return figures
+
+
+def check(config: FinanceConfig) -> None:
+    """Refuse to begin without rows."""
+    _rows(config)
+
+
+def _rows(config: FinanceConfig) -> list[SFTRow]:
+    return read_records(config.paths.sft_rows, SFTRow, made_by=FILTER)
 
 
 def write_conversations(path: Path, rows: Sequence[SFTRow]) -> None:

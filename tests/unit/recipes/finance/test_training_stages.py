@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,18 @@ def write_rows(root: Path) -> None:
     rows = {"sft": ROW | {"response": "2"}, "rl": ROW | {"gold_answer": "2"}}
     for name, row in rows.items():
         (root / "dataprocessed" / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+
+
+@pytest.mark.parametrize("name", ["4_train_sft", "5_train_grpo"])
+def test_a_training_script_without_rows_starts_no_server(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EZTINKER_LANG", "en")
+    script = Path(__file__).parents[4] / "scripts" / f"{name}.py"
+    door = runpy.run_path(str(script))["DOOR"]
+    assert door.main(["--root", str(tmp_path)]) == 4
+    assert "Run stage 3" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_stage_names_the_stage_that_is_missing(tmp_path: Path) -> None:

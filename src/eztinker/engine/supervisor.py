@@ -80,6 +80,7 @@ class Supervisor:
         self.refusal: EZTinkerError | None = None
         self.refused = asyncio.Event()
         self._has_lived = False
+        self._has_answered = False
         self.on_tokens: Callable[[TokensDrawn], None] = _nobody_follows
 
     async def start(self) -> None:
@@ -143,7 +144,7 @@ class Supervisor:
         delay_s = 0.0
         while not self._stopping:
             await asyncio.sleep(delay_s)
-            started_s = time.monotonic()
+            self._has_answered = False
             death = await self._one_life()
             if self._stopping:
                 return
@@ -155,9 +156,8 @@ class Supervisor:
                 return
             log.warning("Engine worker %d ended (%s); starting another.", self.epoch, death)
             self._end_of_life(death)
-            # One that lived is replaced at once; one that cannot start is not hammered.
-            lived = time.monotonic() - started_s > MAX_RESTART_DELAY_S
-            delay_s = 0.0 if lived else min(MAX_RESTART_DELAY_S, delay_s * 2 + 0.1)
+            # One that worked is replaced at once; one that cannot start is not hammered.
+            delay_s = 0.0 if self._has_answered else min(MAX_RESTART_DELAY_S, delay_s * 2 + 0.1)
 
     async def _one_life(self) -> WorkerDied:
         """Start a worker and listen to it; return how it ended."""
@@ -236,6 +236,7 @@ class Supervisor:
                 pass
 
     def _answer(self, key: str, answer: Answer) -> None:
+        self._has_answered = True
         future = self._pending.get(key)
         if future is not None and not future.done():
             future.set_result(answer)

@@ -218,28 +218,32 @@ async def test_signs_of_life_keep_a_busy_worker(stage: Stage) -> None:
 # Restarting ---------------------------------------------------------------------------------------
 
 
-async def test_a_worker_that_cannot_start_is_not_hammered(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def delays_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What was waited before each life; nothing really is."""
     delays_s: list[float] = []
     really_sleep = asyncio.sleep
-    enough = asyncio.Event()
 
     async def sleep(delay_s: float) -> None:
         if asyncio.current_task().get_name() == "worker-life":  # type: ignore[union-attr]
             delays_s.append(delay_s)
-            if len(delays_s) == 10:
-                enough.set()
             delay_s = 0
         await really_sleep(delay_s)
 
+    monkeypatch.setattr(supervisor_module.asyncio, "sleep", sleep)
+    return delays_s
+
+
+async def test_a_worker_that_cannot_start_is_not_hammered(delays_s: list[float]) -> None:
     def start() -> None:
         raise WorkerDied("cannot start")
 
-    monkeypatch.setattr(supervisor_module.asyncio, "sleep", sleep)
     stage = Stage()
     stage.on_start = start
     await stage.supervisor.start()
     async with asyncio.timeout(5):
-        await enough.wait()
+        while len(delays_s) < 10:
+            await asyncio.sleep(0)
     await stage.supervisor.stop()
     assert delays_s[0] == 0.0
     assert delays_s[1] < 0.5
@@ -247,16 +251,21 @@ async def test_a_worker_that_cannot_start_is_not_hammered(monkeypatch: pytest.Mo
     assert delays_s[9] == MAX_RESTART_DELAY_S
 
 
-async def test_a_worker_that_worked_for_long_is_replaced_at_once(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+async def test_a_worker_that_worked_is_replaced_at_once_however_often(
+    stage: Stage, delays_s: list[float]
 ) -> None:
-    monkeypatch.setattr(supervisor_module, "MAX_RESTART_DELAY_S", 0.0)
     for number in range(1, 6):
-        (await stage.life(number)).events.put_nowait(WorkerDied("test"))
+        life = await stage.life(number)
+        asked = stage.ask()
+        await asyncio.sleep(0)
+        life.say(done(stage.supervisor.epoch))
+        await asked
+        life.events.put_nowait(WorkerDied("test"))
         while stage.supervisor.epoch == number:
             await asyncio.sleep(0)
     await stage.life(6)
     assert stage.supervisor.num_deaths == 5
+    assert delays_s == [0.0] * 5
 
 
 @pytest.mark.parametrize(

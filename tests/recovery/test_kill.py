@@ -144,9 +144,11 @@ def test_a_worker_that_stands_still_is_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(3600)
-def test_sigterm_drains_and_exits_with_0(tmp_path: Path, num_terms: int) -> None:
+def test_sigterm_drains_and_exits_with_0(
+    tmp_path: Path, num_terms: int, request: pytest.FixtureRequest
+) -> None:
     """Under load, at any moment: exit code 0 in time, and every acknowledged job ends once."""
-    chance = random.Random(0)
+    chance = random.Random(request.config.getoption("--kill-seed"))
     server = ServerProcess(tmp_path).start()
     needed_s = []
     try:

@@ -2,10 +2,10 @@
 #
 #   make demo    set up .venv and run the main job
 #   make test    set up .venv with development tools and run the tests
-#   make check   format, lint, types, import contracts
+#   make check   format, lint, types, import contracts, known vulnerabilities
 #   make bench   the benchmarks, as JSON below benchmarks/results
 #   make fuzz    requests nobody would write, sixty thousand of them (make test sends ten thousand)
-#   make audit   known vulnerabilities of the installed packages (asks the internet)
+#   make audit   known vulnerabilities of the installed packages (asks the package index)
 #   make recovery  the long form of tests/recovery: kills, places to die at, power cuts, mutations (hours)
 #   make soak    whether server or worker grow within an hour (MINUTES=60)
 #   make docs    regenerate the reference pages from --help and the OpenAPI document
@@ -36,6 +36,7 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.audit
 
 bench: $(VENV)/installed-dev
 	mkdir -p benchmarks/results
@@ -47,8 +48,7 @@ fuzz: $(VENV)/installed-dev
 	FUZZ_FACTOR=$${FUZZ_FACTOR:-12} $(BIN)/pytest -s tests/unit/api/test_fuzz.py --timeout 3600
 
 audit: $(VENV)/installed-dev
-	$(BIN)/pip install -c constraints.txt pip-audit
-	$(BIN)/pip-audit --local --skip-editable
+	$(BIN)/python -m tools.audit
 
 lawshift: $(VENV)/installed
 	$(BIN)/eztinker recipe lawshift-demo output_dir=build/lawshift

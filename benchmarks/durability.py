@@ -71,7 +71,7 @@ class Side:
 def main() -> None:
     """Measure and report."""
     options = machine.parser(__doc__)
-    options.add_argument("--steps", type=int, default=200)
+    options.add_argument("--steps", type=int, default=60)
     options.add_argument("--dir", type=Path, default=Path.cwd(), help="where the state folders lie")
     arguments = options.parse_args()
     with (

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from eztinker.engine.worker import varlen_attention
 from eztinker.engine.worker.kv_cache import KVCache, PromptKV
 from eztinker.errors import UnsupportedError
 
@@ -138,6 +139,7 @@ class PackedLayout:
     def __init__(self, lengths: Sequence[int], prefixes: Sequence[int] = ()) -> None:
         self.lengths = list(lengths)
         self.prefixes = list(prefixes) or [-1] * len(self.lengths)
+        self._bounds: varlen_attention.Bounds | None = None
 
     @property
     def has_prefixes(self) -> bool:
@@ -148,6 +150,11 @@ class PackedLayout:
         """Causal attention inside each sequence."""
         if len(self.lengths) == 1:
             return causal(q, k, v, variant)
+        if variant.softcap is None and not self.has_prefixes and varlen_attention.can_attend(q):
+            if self._bounds is None:
+                self._bounds = varlen_attention.Bounds.of(self.lengths, q.device)
+            window = variant.sliding_window
+            return varlen_attention.attend(q, k, v, self._bounds, variant.scaling, window)
         qs, ks, vs = (x.split(self.lengths, dim=2) for x in (q, k, v))
         outputs = []
         for i, before in enumerate(self.prefixes):

@@ -60,7 +60,7 @@ def _set_environment() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
-    os.environ.setdefault("KMP_BLOCKTIME", "0")
+    os.environ.setdefault("KMP_BLOCKTIME", "1")  # ms; of the other OpenMP, on macOS
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the worker reads local folders only
     keep_freed_memory()

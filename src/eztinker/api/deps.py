@@ -92,6 +92,16 @@ Wait = Annotated[
     ),
 ]
 
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=200,
+        description="Identifies the request over its retries.",
+    ),
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Submission:
@@ -109,15 +119,7 @@ class Submission:
 async def _submission(
     request: Request,
     raw: RawBody,
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            alias="Idempotency-Key",
-            min_length=1,
-            max_length=200,
-            description="Identifies the request over its retries.",
-        ),
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Submission:
     query = sorted(pair for pair in request.query_params.multi_items() if pair[0] != "wait")
     head = f"{request.method}\n{request.url.path}\n{query}\n".encode("utf-8", "replace")

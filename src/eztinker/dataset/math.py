@@ -1,25 +1,20 @@
 """MATH: competition problems whose answer stands in a box (Hendrycks et al., 2021, arXiv:2103.03874).
 
-A row: ``{"problem": "…", "solution": "… \\boxed{\\frac{1}{2}} …", "level": "Level 3", "type": "Algebra"}``. Rows,
-prompts and grading of this one set; answers are compared by ``grading/math.py``.
+A row: ``{"problem": "…", "solution": "… \\boxed{\\frac{1}{2}} …", "level": "Level 3", "type": "Algebra"}``. Rows of
+this one set; everything else is in ``worked_problems.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
-from pathlib import Path
-from typing import Any
-
-from eztinker.dataset.base import check_max_samples, register_dataset
-from eztinker.dataset.rows import Row, read_rows
-from eztinker.dataset.source import HubDataset, find_source
+from eztinker.dataset.base import register_dataset
+from eztinker.dataset.rows import Row
+from eztinker.dataset.source import HubDataset
+from eztinker.dataset.worked_problems import WorkedProblems, text_field
 from eztinker.errors import InvalidRequestError
-from eztinker.grading.math import grade_math, read_truth
+from eztinker.grading.math import read_truth
 
-_HUB = HubDataset("EleutherAI/hendrycks_math", config="algebra")
-_SPLITS = ("train", "test")
 _BOXES = ("\\boxed", "\\fbox")
+_ROW = '{"problem": "…", "solution": "… \\\\boxed{7}"}'
 
 
 def last_box(solution: str) -> str | None:
@@ -39,81 +34,28 @@ def last_box(solution: str) -> str | None:
 
 
 @register_dataset("math")
-class MATHDataset:
-    """Competition problems with boxed answers.
+class MATHDataset(WorkedProblems):
+    """Competition problems with boxed answers; arguments as of ``WorkedProblems``.
 
-    Args:
-        split: ``train`` or ``test``.
-        max_samples: use the first rows only; None means all.
-        use_math_verify: let math-verify compare expressions.
-        data_path: a file, or a folder with ``<split>.jsonl``. Without it: ``EZTINKER_DATA_DIR/math/``, the hub (its
-            configuration ``algebra``).
-
-    Raises:
-        NotFoundError: no data anywhere (``code="dataset_not_found"``).
-        InvalidRequestError: an unknown split, or a row without a readable answer, with file and line.
+    The hub's configuration is ``algebra``. Rows also have ``type`` and ``level``.
     """
 
-    def __init__(
-        self,
-        split: str = "train",
-        max_samples: int | None = None,
-        use_math_verify: bool = True,
-        data_path: str | Path | None = None,
-    ) -> None:
-        if split not in _SPLITS:
-            raise InvalidRequestError(f"split must be train or test, got {split!r}.", field="split")
-        check_max_samples(max_samples)
-        self.use_math_verify = use_math_verify
-        source = find_source("math", split, data_path=data_path, hub=_HUB)
-        rows = (row for path in source.paths for row in read_rows(path))
-        self._rows = [_example(row) for row in islice(rows, max_samples)]
-        if not self._rows:
-            raise InvalidRequestError(f"{source.paths[0]} holds no rows.", code="empty_dataset")
+    _NAME = "math"
+    _HUB = HubDataset("EleutherAI/hendrycks_math", config="algebra")
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Row ``index`` as ``question``, ``answer``, ``ground_truth``, ``type``, ``level``."""
-        return dict(self._rows[index])
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (dict(row) for row in self._rows)
-
-    def get_example_question(self, index: int) -> tuple[str, str, str]:
-        """``(problem, prompt, boxed answer)``."""
-        row = self._rows[index]
-        return row["question"], f"Question: {row['question']}\nAnswer:", row["ground_truth"]
-
-    def evaluate_answer(
-        self, generated_text: str, ground_truth: str, question: str = ""
-    ) -> dict[str, Any]:
-        """Grade a model output; see ``grade_math`` for the keys."""
-        return grade_math(
-            generated_text, ground_truth, question, use_math_verify=self.use_math_verify
-        ).as_dict()
-
-
-def _example(row: Row) -> dict[str, str]:
-    for name in ("problem", "solution"):
-        value = row.data.get(name)
-        if not isinstance(value, str) or not value.strip():
+    @staticmethod
+    def _example(row: Row) -> dict[str, str]:
+        problem, solution = (text_field(row, name, _ROW) for name in ("problem", "solution"))
+        answer = last_box(solution)
+        if not answer or read_truth(answer) is None:
             raise InvalidRequestError(
-                f"{row.where}: expected a non-empty text under {name!r}, got {str(value)[:60]!r}.",
-                field=name,
+                f"{row.where}: the solution must have its answer in \\boxed{{…}}, got {solution[-60:]!r}.",
+                field="solution",
             )
-    answer = last_box(row.data["solution"])
-    if not answer or read_truth(answer) is None:
-        raise InvalidRequestError(
-            f"{row.where}: the solution must have its answer in \\boxed{{…}}, got "
-            f"{row.data['solution'][-60:]!r}.",
-            field="solution",
-        )
-    return {
-        "question": row.data["problem"],
-        "answer": row.data["solution"],
-        "ground_truth": answer,
-        "type": str(row.data.get("type", "")),
-        "level": str(row.data.get("level", "")),
-    }
+        return {
+            "question": problem,
+            "answer": solution,
+            "ground_truth": answer,
+            "type": str(row.data.get("type", "")),
+            "level": str(row.data.get("level", "")),
+        }

@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from eztinker.api.answers import json_response
-from eztinker.api.deps import ServiceDep
+from eztinker.api.deps import IdempotencyKey, ServiceDep
 from eztinker.api.uploads import CONTENT_TYPE, receive_files
 from eztinker.errors import InvalidRequestError
 from eztinker.models.answers import RunCreatedAnswer
@@ -38,15 +38,7 @@ async def import_run(
     ] = None,
     run_id: Annotated[str | None, Query(description="A name of your own.")] = None,
     quantization: Annotated[Quantization, Query(description="Of the base model.")] = "none",
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            alias="Idempotency-Key",
-            min_length=1,
-            max_length=200,
-            description="Identifies the request over its retries.",
-        ),
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Make a run that begins with a LoRA adapter in PEFT's layout: a tar archive of its two files.
 

@@ -18,7 +18,7 @@ DOOR = StageDoor(
     __doc__,
     stage.run,
     flags=(NO_JUDGE,),
-    asks_model=lambda config: config.use_judge,
+    asks_model=lambda config, _: config.use_judge,
     check=stage.check,
 )
 

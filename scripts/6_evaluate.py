@@ -24,9 +24,12 @@ DOOR = StageDoor(
         Flag("eval_sft", ":eval_sft", "the SFT adapter", switched=True),
         Flag("eval_base", ":eval_base", "the base model alone", switched=True),
         NO_JUDGE,
-        Flag("use_vllm", ":use_vllm", "through vLLM (EVAL_CONFIG.vllm_url, else started here)", switched=True),
+        Flag("use_vllm", ":use_vllm", "through vLLM (at --vllm_url, else started here)", switched=True),
+        Flag("vllm_url", "evaluation.vllm_url", "OpenAI-compatible server that --use_vllm asks"),
+        Flag("vllm_python", "deploy.vllm_python", "Python that has vLLM, to start it with (this one)"),
         Flag("model_path", ":model_path", "whole model, adapter folder, or RUN_ID[@CHECKPOINT]"),
     ),
+    asks_model=lambda config, given: config.use_judge or not given.get("use_vllm"),
     check=evaluation.check,
 )  # fmt: skip
 

@@ -24,6 +24,7 @@ DOOR = StageDoor(
         Flag("model_path", ":model_path", "adapter to merge, or whole model to serve and ask"),
         Flag("host", "deploy.host", "address to serve at (127.0.0.1)"),
         Flag("port", "deploy.port", "port to serve at (8000)", kind=int),
+        Flag("vllm_python", "deploy.vllm_python", "Python that has vLLM (this one)"),
     ),
     needs_server=False,
 )

@@ -122,6 +122,8 @@ def test_a_run_goes_out_as_adapter_and_as_model_and_comes_back(
         assert report["logprobs"]["max_difference"] < TOLERANCE
         assert report["logprobs"]["within_tolerance"]
         assert str(folder) in report["vllm"]
+        assert ("--dtype float32" in report["vllm"]) == (kind == "merged")
+        assert all(path.stat().st_mode & 0o044 for path in folder.iterdir())
         assert report["vllm"] in (folder / "README.md").read_text()
         assert not (folder / "optimizer.safetensors").exists()
     assert [entry["name"] for entry in client.get_checkpoints(run_id)] == ["c"]

@@ -56,7 +56,7 @@ def _run(
     from eztinker.recipes.experiment.connection import client_or_own_server
     from eztinker.recipes.experiment.settings import load_settings
     from eztinker.recipes.terminal import TerminalProgress
-    from eztinker.recipes.troubleshooting import advice_for
+    from eztinker.recipes.troubleshooting import advice_for, names_of
 
     settings: Any = load_settings(chosen.config_class, file, words)
     progress = TerminalProgress()
@@ -70,7 +70,8 @@ def _run(
                 return
             _show_figures(chosen.run(settings, client, progress), as_json)
     except (KeyboardInterrupt, EZTinkerError) as error:
-        advice = advice_for(error) if isinstance(error, EZTinkerError) else None
+        names = names_of(chosen.config_class.model_fields)
+        advice = advice_for(error, names) if isinstance(error, EZTinkerError) else None
         if advice:
             note(advice)
         if (folder / "state.json").is_file() and not dry_run:

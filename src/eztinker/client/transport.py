@@ -29,7 +29,7 @@ WRITE_TIMEOUT_S = 60.0
 MAX_CONNECTIONS = 1024
 MAX_IDLE_CONNECTIONS = 128
 
-_LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 _UNREACHABLE = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
 
 
@@ -157,7 +157,7 @@ def connection_options(base_url: str, api_key: str | None) -> dict[str, Any]:
             max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_IDLE_CONNECTIONS
         ),
         # A proxy of the environment cannot reach this machine's own loopback address.
-        "trust_env": url.host not in _LOOPBACK_HOSTS,
+        "trust_env": url.host not in LOOPBACK_HOSTS,
         "verify": _tls(url.scheme),
     }
 

@@ -167,7 +167,9 @@ def _report(
             "within_tolerance": bool(every.max() <= TOLERANCES[dtype]),
             "prompts": prompts,
         },
-        "vllm": vllm_command(kind, origin.name, base_reference(origin), target, _rank(folder)),
+        "vllm": vllm_command(
+            kind, origin.name, base_reference(origin), target, _rank(folder), dtype
+        ),
     }
 
 

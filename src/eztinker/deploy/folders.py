@@ -62,6 +62,9 @@ def new_folder(target: Path) -> Iterator[Path]:
     try:
         yield draft
         check_free(target)
+        # safetensors writes for the owner alone, and whoever serves the model may be another.
+        for path in draft.glob("*.*"):
+            path.chmod(0o644)
         draft.chmod(0o755)
         draft.rename(target)
     finally:

@@ -13,8 +13,11 @@ _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes for --max-lora-rank."""
 
 
-def vllm_command(kind: str, name: str, base_model: str, folder: Path, rank: int) -> str:
+def vllm_command(kind: str, name: str, base_model: str, folder: Path, rank: int, dtype: str) -> str:
     """A command line that serves the export.
+
+    vLLM computes float32 weights in 16 bits unless it is told, and takes penalties and the like from the base model's
+    ``generation_config.json``; the training server does neither.
 
     Args:
         kind: ``peft`` or ``merged``.
@@ -22,6 +25,7 @@ def vllm_command(kind: str, name: str, base_model: str, folder: Path, rank: int)
         base_model: of an adapter.
         folder: where the export lies.
         rank: of an adapter.
+        dtype: of a merged model's weights.
     """
     if kind == "merged":
         words = ["vllm", "serve", str(folder), "--served-model-name", name]
@@ -29,6 +33,9 @@ def vllm_command(kind: str, name: str, base_model: str, folder: Path, rank: int)
         most = next((known for known in _VLLM_RANKS if known >= rank), rank)
         words = ["vllm", "serve", base_model, "--enable-lora", "--max-lora-rank", str(most)]
         words += ["--lora-modules", f"{name}={folder}"]
+    words += ["--generation-config", "vllm"]
+    if kind == "merged" and dtype == "float32":
+        words += ["--dtype", "float32"]
     return shlex.join(words)
 
 

@@ -6,6 +6,7 @@ The numbers come from none of our own code, so that they can be compared with th
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,8 @@ def reloaded_logprobs(
 def _read(folder: Path, base_model: Path, quantization: Quantization) -> Any:
     if kind_of_folder(folder) == "model":
         return load_model(folder).float()
+    # PEFT loads bitsandbytes where it is installed, which says that it has no kernels from a hub.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from peft import PeftModel
 
     model = load_model(base_model).float()

@@ -7,7 +7,8 @@ one wrapper that ends a door with message, advice and exit code. Called by the d
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 from eztinker.errors import (
     CapacityError,
@@ -21,9 +22,69 @@ from eztinker.recipes.terminal import harmless, pick
 INTERRUPTED = 130
 
 
-def advice_for(error: EZTinkerError) -> str | None:
-    """What the person should try; None when the error's own message says it already."""
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a door calls the settings that advice is about.
+
+    Attributes:
+        model: that name a model, as it would be typed.
+        less: that make work smaller, as they would be typed.
+        data: that name a file of data.
+    """
+
+    model: str = "--model nano, --model PATH"
+    less: str = "--batch-size 1 --num-candidates 2 --max-new-tokens 128; --max-samples 25"
+    data: str = "--data-path FILE.jsonl"
+
+
+def names_of(fields: Collection[str], form: str = "{}={}") -> Names:
+    """Names of the settings of a recipe.
+
+    Args:
+        fields: the recipe's keys.
+        form: how a key and its value are typed.
+    """
+
+    def typed(*wanted: tuple[str, str]) -> str:
+        return ", ".join(form.format(key, value) for key, value in wanted if key in fields)
+
+    if "teacher" in fields:  # the finance pipeline has parts
+        return Names(
+            model=", ".join(f"{key}=nano" for key in FINANCE_MODELS),
+            less="model.quantization=nf4, sft.per_device_train_batch_size=1, grpo.max_new_tokens=128",
+            data="data.local_path=FILE.jsonl",
+        )
+    return Names(
+        model=typed(
+            ("model_name_or_path", "nano"), ("model_path", "nano"), ("teacher_model", "nano")
+        ),
+        less=typed(
+            ("load_in_4bit", "true"),
+            ("per_device_train_batch_size", "1"),
+            ("max_completion_length", "128"),
+            ("max_new_tokens", "128"),
+            ("max_length", "512"),
+        ),
+        data=typed(
+            ("data_path", "FILE.jsonl"),
+            ("dataset_name", "FILE.jsonl"),
+            ("training_data", "FILE.json"),
+        ),
+    )
+
+
+FINANCE_MODELS = ("model.base_model", "teacher.model_name", "judge.model_name")
+
+
+def advice_for(error: EZTinkerError, names: Names | None = None) -> str | None:
+    """What the person should try; None when the error's own message says it already.
+
+    Args:
+        error: that ended the work.
+        names: of the settings where it was started; None are the flags of the demos.
+    """
     code = error.details.get("code", error.code)
+    names = names or Names()
     if code == ServerUnreachableError.code:
         return pick(
             "In another terminal, and leave it running:\n    eztinker server",
@@ -32,23 +93,21 @@ def advice_for(error: EZTinkerError) -> str | None:
         )
     if code == "out_of_memory":
         return pick(
-            "Ask for less at a time: --batch-size 1 --num-candidates 2 --max-new-tokens 128, or --max-samples 25 "
-            "for a shorter run; or choose a smaller --model.",
-            "请减小规模：--batch-size 1 --num-candidates 2 --max-new-tokens 128，或用 --max-samples 25 缩短运行；"
-            "也可以换更小的 --model。",
+            f"Ask for less at a time ({names.less}), or choose a smaller model ({names.model}).",
+            f"请减小规模（{names.less}），也可以换更小的模型（{names.model}）。",
         )
     if isinstance(error, NotFoundError) and code == "dataset_not_found":
         return pick(
-            "Give the data with --data-path FILE.jsonl, or try the whole path without any: eztinker demo",
-            "请用 --data-path FILE.jsonl 指定数据，或先运行无需数据的演示：eztinker demo",
+            f"Give the data with {names.data}, or try the whole path without any: eztinker demo",
+            f"请用 {names.data} 指定数据，或先运行无需数据的演示：eztinker demo",
         )
     if code in ("model_not_found", "hub_unreachable") or (
-        isinstance(error, NotFoundError) and "model" in error.message.lower()
+        code == NotFoundError.code and "model" in error.message.lower()
     ):
         return pick(
-            "Without a network, use the built-in model: --model nano; or name a folder that the server can read: "
-            "--model PATH.",
-            "没有网络时请使用内置模型：--model nano；或给出服务器可读的模型目录：--model PATH。",
+            "Without a network, use the built-in model nano, or a folder that the server can read: "
+            f"{names.model}.",
+            f"没有网络时请使用内置模型 nano，或给出服务器可读的模型目录：{names.model}。",
         )
     return None
 
@@ -92,8 +151,12 @@ def not_rising_advice(before: float, after: float, num_trained: int) -> str | No
     )
 
 
-def run_door(work: Callable[[], None]) -> int:
+def run_door(work: Callable[[], None], names: Names | None = None) -> int:
     """Run what a script does and turn every expected end into a message on stderr and an exit code.
+
+    Args:
+        work: what it does.
+        names: as of ``advice_for``.
 
     Returns:
         0, the error's exit code (``eztinker.errors``), or 130 after Ctrl-C.
@@ -110,7 +173,7 @@ def run_door(work: Callable[[], None]) -> int:
         return INTERRUPTED
     except EZTinkerError as error:
         _note(f"Error: {error.message}")
-        advice = advice_for(error)
+        advice = advice_for(error, names)
         if advice:
             _note(advice)
         return exit_code_of(error)

@@ -11,6 +11,7 @@ from eztinker.errors import (
 from eztinker.recipes.troubleshooting import (
     advice_for,
     math_verify_warning,
+    names_of,
     not_rising_advice,
     run_door,
 )
@@ -31,6 +32,20 @@ OUT_OF_MEMORY = JobFailedError("no memory", job_id="job_1", details={"code": "ou
 def test_advice_names_the_command_or_flag(monkeypatch, language, error, what_to_do):
     monkeypatch.setenv("EZTINKER_LANG", language)
     assert what_to_do in (advice_for(error) or "")
+
+
+def test_advice_names_what_the_door_in_question_has():
+    from eztinker.recipes.catalogue import get_recipe
+    from eztinker.recipes.finance.door import NAMES
+
+    error = NotFoundError("no model", code="model_not_found")
+    assert "MODEL_CONFIG.base_model in configs/config.py" in (advice_for(error, NAMES) or "")
+    finance = names_of(get_recipe("finance").config_class.model_fields)
+    assert "model.base_model=nano" in (advice_for(error, finance) or "")
+    names = names_of(get_recipe("sft").config_class.model_fields)
+    assert "model_name_or_path=nano" in (advice_for(error, names) or "")
+    assert "per_device_train_batch_size=1" in (advice_for(OUT_OF_MEMORY, names) or "")
+    assert advice_for(NotFoundError("It holds no model.", code="stage_missing"), NAMES) is None
 
 
 def test_no_advice_where_the_message_says_it_all():

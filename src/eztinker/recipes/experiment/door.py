@@ -17,7 +17,7 @@ from eztinker.recipes.catalogue import get_recipe
 from eztinker.recipes.experiment.connection import client_or_own_server
 from eztinker.recipes.experiment.settings import make_settings, read_yaml
 from eztinker.recipes.terminal import TerminalProgress, print_out
-from eztinker.recipes.troubleshooting import run_door
+from eztinker.recipes.troubleshooting import names_of, run_door
 
 DEVICE_HELP = "of the server that is started for this: auto, cpu, cuda (auto)"
 
@@ -42,7 +42,11 @@ class Door:
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
         """Run the script; its exit code."""
-        return run_door(lambda: self._work(arguments))
+        documented = {key: flag for flag, key in self.renamed.items()}
+        fields = [
+            documented.get(key, key) for key in get_recipe(self.recipe).config_class.model_fields
+        ]
+        return run_door(lambda: self._work(arguments), names_of(fields, "--{} {}"))
 
     def parser(self) -> argparse.ArgumentParser:
         """The flags."""

@@ -34,6 +34,11 @@ def policy_of(client: Any, model_path: str, base_model: str | None) -> tuple[Pol
     """
     if (Path(model_path) / ADAPTER_CONFIG).is_file():
         return _adapter(client, Path(model_path), base_model)
+    if (Path(model_path) / "config.json").is_file():
+        # The server may have been started in another folder.
+        model_path = str(Path(model_path).resolve())
+        _refuse_base(base_model, model_path, model_path)
+        return Policy(base_model=model_path), model_path
     run_id, _, checkpoint = model_path.partition("@")
     base = _base_of_run(client, run_id)
     if base is None and not checkpoint:

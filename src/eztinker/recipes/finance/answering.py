@@ -6,17 +6,14 @@ Both take questions by their places and give back whole outputs; neither grades.
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
-import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from eztinker.client.transport import LOOPBACK_HOSTS
 from eztinker.errors import InvalidRequestError, ServerUnreachableError
 from eztinker.recipes.finance.asking import (
     THINK,
@@ -27,17 +24,20 @@ from eztinker.recipes.finance.asking import (
     room_for_answers,
 )
 from eztinker.recipes.finance.config import FinanceConfig
-from eztinker.recipes.finance.deployment import merged_folder, vllm_command
+from eztinker.recipes.finance.deployment import DEFAULT_NAME, merged_folder
 from eztinker.recipes.finance.models import ServedModel
 from eztinker.recipes.finance.parts import EvaluationConfig
+from eztinker.recipes.finance.vllm_server import vllm_command, vllm_running
 from eztinker.recipes.terminal import Progress
 from eztinker.rendering.finance import finance_request
 from eztinker.rendering.tokenizer import Tokenizer
 from eztinker.rl.candidates import sample_candidates, seed_of
 
+if TYPE_CHECKING:
+    import httpx
+
 NUM_IN_FLIGHT = 16
 ANSWER_TIMEOUT_S = 3_600.0
-START_TIMEOUT_S = 1_200.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +140,17 @@ class EndpointAnswerer:
             ServerUnreachableError: nobody answers there.
             InvalidRequestError: it refused; the message is its own.
         """
-        with ThreadPoolExecutor(NUM_IN_FLIGHT) as pool:
-            yield from pool.map(lambda one: (one[0], self._ask(*one)), questions.items())
+        import httpx
 
-    def _ask(self, place: int, question: str) -> list[Output]:
+        # A proxy of the environment cannot reach this machine's own loopback address.
+        is_here = httpx.URL(self.base_url).host in LOOPBACK_HOSTS
+        with (
+            httpx.Client(timeout=ANSWER_TIMEOUT_S, trust_env=not is_here) as client,
+            ThreadPoolExecutor(NUM_IN_FLIGHT) as pool,
+        ):
+            yield from pool.map(lambda one: (one[0], self._ask(client, *one)), questions.items())
+
+    def _ask(self, client: httpx.Client, place: int, question: str) -> list[Output]:
         config = self.config
         body = {
             "model": self.name,
@@ -155,18 +162,18 @@ class EndpointAnswerer:
         }
         if config.temperature:
             body["top_p"] = config.top_p
-        answer = _post(f"{self.base_url}/v1/chat/completions", body)
+        answer = _post(client, f"{self.base_url}/v1/chat/completions", body)
         return [
             Output(self.opening + (one["message"]["content"] or ""), one["finish_reason"])
             for one in answer["choices"]
         ]
 
 
-def _post(url: str, body: dict[str, Any]) -> Any:
+def _post(client: httpx.Client, url: str, body: dict[str, Any]) -> Any:
     import httpx
 
     try:
-        answer = httpx.post(url, json=body, timeout=ANSWER_TIMEOUT_S)
+        answer = client.post(url, json=body)
     except httpx.TransportError as error:
         raise ServerUnreachableError(
             f"No OpenAI-compatible server answers at {url}: {error}. Start it, or set EVAL_CONFIG.vllm_url."
@@ -188,33 +195,40 @@ def vllm_answerer(
         model_path: folder of a whole model, or with a URL the model's name there; None takes the merged model.
 
     Raises:
-        InvalidRequestError: the folder is an adapter.
-        NotFoundError: there is no model in it.
-        UnsupportedError: no URL, and vLLM is not installed.
+        ServerUnreachableError: the vLLM that was started here ended, or was not ready in time.
+        EZTinkerError: as of ``check_vllm``.
     """
     evaluation = config.evaluation
-    name = model_path or str(config.paths.merged_model)
-    is_name_only = evaluation.vllm_url is not None and not Path(name).exists()
-    folder = None if is_name_only else merged_folder(config, model_path)
+    name = model_path or DEFAULT_NAME  # as stage 7 serves it
+    folder = _folder(config, model_path)
     opening = "" if folder is None else _opening(folder)
     if evaluation.vllm_url is not None:
         base_url = evaluation.vllm_url.rstrip("/").removesuffix("/v1")
         yield EndpointAnswerer(base_url, name, evaluation, opening)
         return
     assert folder is not None  # without a URL it was looked at
-    port = _free_port()
-    command = vllm_command(
-        config.with_parts(deploy={"host": "127.0.0.1", "port": port}), folder, name
-    )
-    base_url = f"http://127.0.0.1:{port}"
-    with tempfile.TemporaryFile() as log:
-        progress.say(" ".join(command))
-        with subprocess.Popen(command, stdout=log, stderr=log) as process:  # noqa: S603  ours
-            try:
-                _wait_until_ready(base_url, process)
-                yield EndpointAnswerer(base_url, name, evaluation, opening)
-            finally:
-                process.terminate()
+    with vllm_running(config, folder, name, progress) as base_url:
+        yield EndpointAnswerer(base_url, name, evaluation, opening)
+
+
+def check_vllm(config: FinanceConfig, model_path: str | None) -> None:
+    """Refuse what ``vllm_answerer`` cannot serve, before anything is started; arguments as there.
+
+    Raises:
+        InvalidRequestError: the folder is an adapter, or the interpreter is not there.
+        NotFoundError: there is no model in it.
+        UnsupportedError: no URL, and vLLM is not installed.
+    """
+    folder = _folder(config, model_path)
+    if folder is not None and config.evaluation.vllm_url is None:
+        vllm_command(config, folder, DEFAULT_NAME)
+
+
+def _folder(config: FinanceConfig, model_path: str | None) -> Path | None:
+    """Where the whole model lies; None when only the server at the URL knows it."""
+    place = config.paths.merged_model if model_path is None else Path(model_path)
+    is_name_only = config.evaluation.vllm_url is not None and not place.exists()
+    return None if is_name_only else merged_folder(config, model_path)
 
 
 def _opening(folder: Path) -> str:
@@ -222,25 +236,3 @@ def _opening(folder: Path) -> str:
         [{"role": "user", "content": "?"}], add_generation_prompt=True
     )
     return THINK if prompt.rstrip().endswith(THINK) else ""
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _wait_until_ready(base_url: str, process: subprocess.Popen[bytes]) -> None:
-    import httpx
-
-    deadline_s = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline_s:
-        if process.poll() is not None:
-            raise ServerUnreachableError(
-                f"vLLM ended at its start with exit code {process.returncode}. Run the printed command to see why."
-            )
-        with suppress(httpx.TransportError):  # it is not listening yet
-            if httpx.get(f"{base_url}/health", timeout=2).is_success:
-                return
-        time.sleep(1)
-    raise ServerUnreachableError(f"vLLM was not ready within {START_TIMEOUT_S:.0f} s.")

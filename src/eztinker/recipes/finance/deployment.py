@@ -1,14 +1,15 @@
 """Stage 7, deployment: merge the adapter into its base model, serve it, ask it.
 
 Each action is a command of its own process: ``eztinker merge`` and ``eztinker serve`` (tensors and servers are not a
-recipe's affair), ``vllm serve``, and one request to whoever answers. Called by ``scripts/7_deploy.py`` and the recipe.
+recipe's affair), vLLM (``vllm_server.py``), and one request to whoever answers. Called by ``scripts/7_deploy.py`` and the recipe.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -21,10 +22,10 @@ from eztinker.errors import (
     InvalidRequestError,
     NotFoundError,
     ServerUnreachableError,
-    UnsupportedError,
 )
 from eztinker.recipes.experiment.policy import ADAPTER_CONFIG
 from eztinker.recipes.finance.config import FinanceConfig
+from eztinker.recipes.finance.vllm_server import vllm_command
 from eztinker.recipes.terminal import Progress, pick
 from eztinker.rendering.finance import finance_request
 from eztinker.rl.durable import draft_of, put_in_place
@@ -65,6 +66,7 @@ def act(
     name = model_path or DEFAULT_NAME
     if action in ("serve", "simple"):
         folder = merged_folder(config, model_path)
+        check_port(config)
         make = vllm_command if action == "serve" else simple_command
         become(make(config, folder, name), progress)
     return ask(config, name)
@@ -144,25 +146,29 @@ def merged_folder(config: FinanceConfig, model_path: str | None) -> Path:
     return folder
 
 
-def vllm_command(config: FinanceConfig, folder: Path, name: str) -> list[str]:
-    """The command that serves a folder with vLLM.
+def check_port(config: FinanceConfig) -> None:
+    """Refuse an address that is taken, or not this machine's, before a model is read for it.
 
     Raises:
-        UnsupportedError: vLLM is not installed (``code="missing_extra"``).
+        InvalidRequestError: code ``port_in_use`` or ``bad_address``.
     """
-    if importlib.util.find_spec("vllm") is None:
-        raise UnsupportedError(
-            "vLLM is not installed. Install it where there is a GPU (pip install vllm), or use the "
-            "built-in server: python scripts/7_deploy.py --action simple",
-            code="missing_extra",
-            field="action",
-        )
-    address = ["--host", config.deploy.host, "--port", str(config.deploy.port)]
-    longest = ["--max-model-len", str(config.model.model_max_length)]
-    return [
-        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)),
-        *("--served-model-name", name, *address, *longest),
-    ]
+    host, port = config.deploy.host, config.deploy.port
+    try:
+        with socket.create_server((host, port), family=_family(host)):
+            return
+    except OSError as error:
+        is_taken = error.errno == errno.EADDRINUSE
+        why = (error.strerror or str(error)).partition(" (while")[0]
+        raise InvalidRequestError(
+            f"Cannot listen at {host}:{port}: {why}. --port names another port, --host another address "
+            "(DEPLOY_CONFIG).",
+            code="port_in_use" if is_taken else "bad_address",
+            field="port" if is_taken else "host",
+        ) from None
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def simple_command(config: FinanceConfig, folder: Path, name: str) -> list[str]:

@@ -19,7 +19,7 @@ from eztinker.recipes.experiment.settings import make_settings
 from eztinker.recipes.finance.config import FinanceConfig, read_config_file
 from eztinker.recipes.finance.parts import QuantizationChoice
 from eztinker.recipes.terminal import TerminalProgress, print_out
-from eztinker.recipes.troubleshooting import run_door
+from eztinker.recipes.troubleshooting import Names, run_door
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,12 @@ class Flag:
     choices: tuple[str, ...] | None = None
 
 
+NAMES = Names(
+    model="TEACHER_CONFIG.model_name, JUDGE_CONFIG.model_name, MODEL_CONFIG.base_model in configs/config.py",
+    less="--quantization nf4, SFT_CONFIG.per_device_train_batch_size, GRPO_CONFIG.max_new_tokens in configs/config.py",
+    data="--local_data FILE",
+)
+
 NO_JUDGE = Flag("no-judge", "use_judge", "rules only, no judge", switched=False)
 
 
@@ -57,7 +63,7 @@ class StageDoor:
         run: the stage: ``run(config, client, progress, **arguments)``.
         flags: documented ones, beside those that every stage has.
         needs_server: whether it can need a server.
-        asks_model: whether it does under these settings.
+        asks_model: whether it does under these settings and arguments of the stage.
         check: raises at once, before a server is started, for what is missing; called like ``run`` without the client.
     """
 
@@ -66,12 +72,12 @@ class StageDoor:
     run: Callable[..., dict[str, Any]]
     flags: Sequence[Flag] = ()
     needs_server: bool = True
-    asks_model: Callable[[FinanceConfig], bool] = lambda _: True
+    asks_model: Callable[[FinanceConfig, Mapping[str, Any]], bool] = lambda *_: True
     check: Callable[..., None] | None = None
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
         """Run the script; its exit code."""
-        return run_door(lambda: self._work(arguments))
+        return run_door(lambda: self._work(arguments), NAMES)
 
     def parser(self) -> argparse.ArgumentParser:
         """The flags."""
@@ -116,7 +122,7 @@ class StageDoor:
             self.check(config, **of_stage)
         server = (
             client_or_own_server(base_url, (), config.output_dir / "server", progress)
-            if self.needs_server and self.asks_model(config)
+            if self.needs_server and self.asks_model(config, of_stage)
             else nullcontext()
         )
         with server as client:

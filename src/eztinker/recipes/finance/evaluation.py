@@ -24,6 +24,7 @@ from eztinker.recipes.finance.answering import (
     Answerer,
     Output,
     ServiceAnswerer,
+    check_vllm,
     vllm_answerer,
 )
 from eztinker.recipes.finance.config import FinanceConfig
@@ -91,6 +92,8 @@ def check(
     if arm in ("sft", "grpo") and not use_vllm:
         config.adapter("sft" if arm == "sft" else "grpo")
     test_rows(config)
+    if use_vllm:
+        check_vllm(config, model_path)
 
 
 def _arm(eval_sft: bool, eval_base: bool, model_path: str | None) -> str:

@@ -217,6 +217,12 @@ class DeployConfig(Part):
     port: int = Field(
         default=8000, ge=0, le=65535, description="Port to serve at; 0 takes a free one."
     )
+    vllm_python: str | None = Field(
+        default=None, description="Python that has vLLM, if it is not the one that runs this."
+    )
+    vllm_options: list[str] = Field(
+        default_factory=list, description="Further words of vLLM's command line."
+    )
 
 
 class WandbConfig(Part):

@@ -14,7 +14,6 @@ from eztinker.errors import (
     InvalidRequestError,
     NotFoundError,
     ServerUnreachableError,
-    UnsupportedError,
 )
 from eztinker.recipes.finance import deployment
 from eztinker.recipes.finance.config import FinanceConfig
@@ -63,22 +62,27 @@ def test_only_a_merged_model_is_served(root: Path, tmp_path: Path, action: str) 
         act(root, action, model_path=str(tmp_path / "nothing"))
 
 
-def test_the_way_out_without_vllm_and_the_command_with_it(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("action", ["serve", "simple"])
+def test_a_port_in_use_is_said_before_anything_is_started(root: Path, action: str) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(InvalidRequestError, match="--port names another") as refused,
+    ):
+        act(root, action, port=taken.getsockname()[1])
+    assert refused.value.code == "port_in_use"
+
+
+def test_serving_becomes_the_command(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[list[str]] = []
-    monkeypatch.setattr("os.execv", lambda path, command: found.append(command))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UnsupportedError, match="--action simple"):
-        act(root, "serve")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    config = FinanceConfig(root=root)
-    command = deployment.vllm_command(config, config.paths.merged_model, deployment.DEFAULT_NAME)
-    text = " ".join(command)
-    assert f"--model {root}/ckpts/merged_model --served-model-name ckpts/merged_model" in text
-    assert "--host 127.0.0.1 --port 8000" in text
-    deployment.become(command, SilentProgress())
-    assert found == [command]
+
+    def become(path: str, command: list[str]) -> None:
+        found.append(command)
+        raise SystemExit
+
+    monkeypatch.setattr("os.execv", become)
+    with pytest.raises(SystemExit):
+        act(root, "simple", port=0)
+    assert found[0][2:5] == ["eztinker", "serve", deployment.DEFAULT_NAME]
 
 
 def test_nobody_answers(root: Path) -> None:

@@ -42,7 +42,7 @@ bench: $(VENV)/installed-dev
 	mkdir -p benchmarks/results
 	for name in store native_api tinker_sdk engine recovery durability load sampling decoding server training passes \
 		tenants openai_streams memory; do \
-		$(BIN)/python -m benchmarks.$$name --out benchmarks/results/$$name.json || exit 1; done
+		env -u OMP_WAIT_POLICY $(BIN)/python -m benchmarks.$$name --out benchmarks/results/$$name.json || exit 1; done
 
 fuzz: $(VENV)/installed-dev
 	FUZZ_FACTOR=$${FUZZ_FACTOR:-12} $(BIN)/pytest -s tests/unit/api/test_fuzz.py --timeout 3600

@@ -1,7 +1,8 @@
 """A peer in a process of its own, driven one step at a time.
 
 Knows nothing of what the peer computes; speaks the lines of ``trl_peer.py``. Called by the benchmarks
-beside it.
+beside it. ``environment`` is what every peer gets: its threads wait as its own libraries have it by default,
+whatever this process was told.
 """
 
 from __future__ import annotations
@@ -12,6 +13,14 @@ import subprocess
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+"""What ``engine/worker/process.py`` sets for our own worker."""
+
+
+def environment() -> dict[str, str]:
+    """Of a peer's process: this one's variables without those that say how threads wait for each other."""
+    return {name: value for name, value in os.environ.items() if name not in _WAITING}
 
 
 class Peer:
@@ -40,7 +49,7 @@ class Peer:
                 stderr=log,
                 cwd=self._log.parent,
                 env={
-                    **os.environ,
+                    **environment(),
                     "OMP_NUM_THREADS": str(num_threads),
                     "HF_HUB_OFFLINE": "1",
                     "PYTHONPATH": "",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads
+os.environ.pop("OMP_WAIT_POLICY", None)  # torch reads it; the peer's threads wait as it has them
 
 import asyncio
 import importlib.util

@@ -25,7 +25,7 @@ import httpx
 import numpy as np
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from benchmarks import machine, shapes
+from benchmarks import machine, peer, shapes
 from benchmarks.running_server import running, until
 from benchmarks.sdk_work import WORKS
 
@@ -129,7 +129,12 @@ def _peer(folder: Path, model: Path, python: Path) -> Iterator[str]:
     path = f"{shim.parent}:{os.environ['PATH']}"
     # Sequences of one request go through together, as ours do.
     command += ["--backend-config", '{"train_micro_batch_size": 8, "sample_max_num_sequences": 32}']
-    environment = {**os.environ, "PATH": path, "JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
+    environment = {
+        **peer.environment(),
+        "PATH": path,
+        "JAX_PLATFORMS": "cpu",
+        "HF_HUB_OFFLINE": "1",
+    }
     environment.pop("PYTHONPATH", None)
     with (folder / "peer.log").open("wb") as log:
         process = subprocess.Popen(

@@ -8,12 +8,9 @@ datasets; where it lacks them the peer is left out and the reason is reported.
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads
-
 import contextlib
 import functools
+import os
 import sys
 import tempfile
 import time

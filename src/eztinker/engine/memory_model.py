@@ -26,6 +26,8 @@ QUANTIZATION_BYTES = 50_000_000
 _BLOCK = 64
 _NESTED_BLOCK = 256
 _LOGITS_CHUNK = 4 * 1024 * 1024
+_NUM_LANES = 2
+"""Halves of a micro-batch that are computed side by side, each with a chunk of logits."""
 _CACHE_GROWTH = 1.5
 _KEPT_KEYS = 288
 """Probabilities of attention that a token and head leaves behind in float32, at most: half of the longest
@@ -152,8 +154,8 @@ def training_bytes(
     per_token = activation_bytes_per_token(
         shape, rank, dtype, dropout=dropout, checkpointing=checkpointing
     )
-    rows = min(num_tokens, max(16, _LOGITS_CHUNK // shape.vocab_size))
-    # At its widest either a chunk of the vocabulary head (float32, and once more) or one layer's gradients.
+    rows = min(num_tokens, _NUM_LANES * max(16, _LOGITS_CHUNK // shape.vocab_size))
+    # At its widest either chunks of the vocabulary head (float32, and once more) or one layer's gradients.
     logits = 3 * 4 * rows * shape.vocab_size
     gradients = 6 * (shape.inner + shape.hidden) * num_tokens * item_bytes(dtype)
     return round(num_tokens * per_token * (1 + _ALLOCATOR_SHARE)) + max(logits, gradients)

@@ -4,6 +4,7 @@ The plan is logged with the job, so that a replay computes the same sums in the 
 nothing of tensors. Called by ``actions.py`` and ``recovery.py``.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -69,7 +70,7 @@ def plan_pass(
     group_size: int = 1,
     cluster_of: Sequence[int] | None = None,
 ) -> PassPlan:
-    """Pack data into micro-batches of at most ``budget_tokens`` tokens, long ones first.
+    """Pack data into micro-batches of at most ``budget_tokens`` tokens, alike in size.
 
     Args:
         num_tokens_D: length of each datum.
@@ -87,17 +88,26 @@ def plan_pass(
     ]
     clusters = cluster_of or range(len(num_tokens_D))
     sizes = {group.start: sum(num_tokens_D[index] for index in group) for group in groups}
-    micro_batches: list[list[int]] = []
-    filled = budget_tokens + 1
     largest: dict[int, int] = {}
     for group in groups:
         cluster = clusters[group.start]
         largest[cluster] = max(largest.get(cluster, 0), sizes[group.start])
-    # Sorting brings equal lengths together; ties keep the caller's order, so plans are stable.
+    num_tokens = sum(min(size, budget_tokens) for size in sizes.values())
+    num_batches = max(1, math.ceil(num_tokens / budget_tokens))
+    micro_batches: list[list[int]] = [[] for _ in range(num_batches)]
+    filled = [0] * num_batches
+    place, before = 0, None
+    # Large ones first, each to where there is least, which makes the micro-batches alike: they divide better
+    # among threads. Ties keep the caller's order, so plans are stable.
     for group in sorted(groups, key=lambda g: (-largest[clusters[g.start]], clusters[g.start])):
-        if filled + sizes[group.start] > budget_tokens:
+        size = sizes[group.start]
+        if clusters[group.start] != before or filled[place] + size > budget_tokens:
+            place = filled.index(min(filled))
+        if filled[place] and filled[place] + size > budget_tokens:
+            place = len(filled)
             micro_batches.append([])
-            filled = 0
-        micro_batches[-1].extend(group)
-        filled += sizes[group.start]
-    return PassPlan(micro_batches=micro_batches)
+            filled.append(0)
+        micro_batches[place].extend(group)
+        filled[place] += size
+        before = clusters[group.start]
+    return PassPlan(micro_batches=[batch for batch in micro_batches if batch])

@@ -120,6 +120,28 @@ def pack_shared(sequences: Sequence[np.ndarray]) -> Packing | None:
     return Packing(tokens_1N, positions_1N, lengths, starts, True, prefixes, stretches)
 
 
+def inseparable(
+    sequences: Sequence[np.ndarray], *, may_share: bool, group_size: int
+) -> list[tuple[list[int], int]]:
+    """Neighbours that a division must leave together, and about how many rows they take.
+
+    Args:
+        sequences: of one pass.
+        may_share: those that begin alike belong together.
+        group_size: so many neighbours belong together in any case.
+    """
+    groups = (
+        _groups_by_prefix(sequences) if may_share else [([i], 0) for i in range(len(sequences))]
+    )
+    units: list[tuple[list[int], int]] = []
+    for members, shared in groups:
+        num_rows = sum(len(sequences[i]) for i in members) - (len(members) - 1) * shared
+        if members[0] % group_size and units:
+            members, num_rows = units[-1][0] + members, units.pop()[1] + num_rows
+        units.append((members, num_rows))
+    return units
+
+
 def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
     """Number of equal tokens at the beginning of both."""
     width = min(len(a), len(b))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,23 +36,30 @@ def test_every_plan_is_complete_and_within_its_budget(
 
 
 @given(num_tokens_D=LENGTHS.filter(any), budget_tokens=st.integers(300, 400))
-def test_no_two_neighbours_could_have_been_one(num_tokens_D: list[int], budget_tokens: int) -> None:
-    """So the number of micro-batches is less than twice the least possible."""
+def test_no_more_micro_batches_than_the_sizes_ask_for(
+    num_tokens_D: list[int], budget_tokens: int
+) -> None:
+    """More than the sum asks for only where any other one and the new one are too much together."""
     plan = plan_pass(num_tokens_D, budget_tokens=budget_tokens)
     sizes = [sum(num_tokens_D[index] for index in batch) for batch in plan.micro_batches]
-    for index in range(len(sizes) - 1):
-        following = num_tokens_D[plan.micro_batches[index + 1][0]]
-        assert sizes[index] + following > budget_tokens
-    assert len(sizes) <= 2 * -(-sum(num_tokens_D) // budget_tokens)
+    least = math.ceil(sum(min(n, budget_tokens) for n in num_tokens_D) / budget_tokens)
+    for index in range(least, len(sizes)):
+        assert all(before + sizes[index] > budget_tokens for before in sizes[:index])
+
+
+def test_micro_batches_are_alike() -> None:
+    plan = plan_pass([32 * i for i in range(1, 17)], budget_tokens=4096)
+    sizes = [sum(32 * (i + 1) for i in batch) for batch in plan.micro_batches]
+    assert sorted(sizes) == [2176, 2176]
 
 
 def test_equal_lengths_keep_the_callers_order() -> None:
-    assert plan_pass([5, 5, 5], budget_tokens=10).micro_batches == [[0, 1], [2]]
+    assert plan_pass([5, 5, 5], budget_tokens=10).micro_batches == [[0, 2], [1]]
 
 
-def test_long_data_come_first_and_equal_lengths_meet() -> None:
-    plan = plan_pass([10, 90, 10, 90], budget_tokens=180)
-    assert plan.micro_batches == [[1, 3], [0, 2]]
+def test_long_data_come_first_each_to_where_there_is_least() -> None:
+    plan = plan_pass([10, 90, 20, 80], budget_tokens=110)
+    assert plan.micro_batches == [[1, 0], [3, 2]]
 
 
 def test_a_datum_longer_than_the_budget_gets_a_batch_of_its_own() -> None:

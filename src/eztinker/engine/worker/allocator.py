@@ -14,7 +14,7 @@ import platform
 IDLE_S = 2.0
 """Seconds without work after which memory is given back."""
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
 _KEPT_BYTES = 2**31 - 1
 _GROWTH_BYTES = 64 * 2**20
 
@@ -27,6 +27,7 @@ def keep_freed_memory() -> None:
         libc.mallopt(_MMAP_MAX, 0)
         libc.mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
         libc.mallopt(_TOP_PAD, _GROWTH_BYTES)
+        libc.mallopt(_ARENA_MAX, 1)  # a thread's own arena takes no large block and keeps none
 
 
 def give_back() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -148,6 +149,8 @@ class LeanDecoder(Decoder):
         self._norm: Tensor = body.norm.weight
         self._rotary = body.rotary_emb
         self._cos_sin = self._tables(0)
+        self._is_quantized = bool(self._quantized())
+        self._lock = Lock()
         self._adapters: WeakKeyDictionary[AdapterWeights, list[LayerAdapters]]
         self._adapters = WeakKeyDictionary()
         self._trained_layers = self._sampling_layers = self._layers
@@ -159,6 +162,11 @@ class LeanDecoder(Decoder):
         windows = (variant.sliding_window for variant in self._variants)
         is_plain = all(window is None or window >= self.context_length for window in windows)
         return self.device.type == "cpu" and is_plain
+
+    @property
+    def can_run_beside_itself(self) -> bool:
+        """On a CPU; not with quantised weights, which each pass would expand for itself."""
+        return self.device.type == "cpu" and not self._is_quantized
 
     @property
     def held_bytes(self) -> int:
@@ -284,6 +292,10 @@ class LeanDecoder(Decoder):
         return out_BHTE.transpose(1, 2).reshape(heads_NHE.shape[0], -1)
 
     def _groups(self, adapter: AdapterWeights) -> list[LayerAdapters]:
+        with self._lock:
+            return self._groups_made_once(adapter)
+
+    def _groups_made_once(self, adapter: AdapterWeights) -> list[LayerAdapters]:
         groups = self._adapters.get(adapter)
         if groups is None:
             with torch.inference_mode(False):

@@ -73,6 +73,11 @@ class Decoder(ABC):
         return False
 
     @property
+    def can_run_beside_itself(self) -> bool:
+        """Whether two passes may be in progress at one time, in two threads, and that pays."""
+        return False
+
+    @property
     def cache_bytes_per_token(self) -> int:
         """Memory of one position in the key-value cache."""
         config = self._model.config.get_text_config()

@@ -83,14 +83,14 @@ class GroupAdapter:
     """What one adapter adds to a projection; parts without an adapter are left out.
 
     The A of all parts lie one below the other, the B (times the scaling) in the blocks of one matrix that
-    is zero elsewhere. That multiplies a few zeros, and is one product instead of one for each part: ranks
+    is zero elsewhere, transposed, as thin products are fastest. That multiplies a few zeros, and is one product instead of one for each part: ranks
     are small, and a product with few columns costs its call.
 
     Attributes:
         leaves: A and B of each adapted part, in turn; what gradients are taken of.
     """
 
-    __slots__ = ("_a_KD", "_b_OK", "_parts", "_scaling", "leaves")
+    __slots__ = ("_a_KD", "_b_KO", "_parts", "_scaling", "leaves")
 
     def __init__(self, projection: FrozenLayers, adapter: AdapterWeights) -> None:
         self._scaling = adapter.scaling
@@ -106,9 +106,9 @@ class GroupAdapter:
                 num_low = low.stop
         if self._parts:
             self._a_KD = torch.cat([leaf.detach() for leaf in self.leaves[::2]])
-            self._b_OK = self._a_KD.new_zeros(projection.num_outputs, num_low)
+            self._b_KO = self._a_KD.new_zeros(num_low, projection.num_outputs)
             for (_, outputs, low), b in zip(self._parts, self.leaves[1::2], strict=True):
-                torch.mul(b.detach(), self._scaling, out=self._b_OK[outputs, low])
+                torch.mul(b.detach().t(), self._scaling, out=self._b_KO[low, outputs])
 
     def masks(self, x_ND: Tensor, dropout: Dropout | None) -> list[Tensor]:
         """Dropout factors of each adapted part; none without dropout."""
@@ -125,7 +125,7 @@ class GroupAdapter:
             low_NK = torch.cat([(x_ND * m) @ self._a_KD[low].t() for (_, _, low), m in parts], 1)
         else:
             low_NK = x_ND @ self._a_KD.t()
-        y.addmm_(low_NK, self._b_OK.t())
+        y.addmm_(low_NK, self._b_KO)
         return low_NK
 
     def backward(
@@ -139,9 +139,9 @@ class GroupAdapter:
         """Gradients of ``leaves``; what reaches the input is added to ``grad_x_ND`` in place."""
         if low_NK is None:
             return []
-        grad_low_NK = grad_y @ self._b_OK
-        grad_b_OK = (grad_y.t() @ low_NK).mul_(self._scaling)
-        grads_b = [grad_b_OK[outputs, low] for _, outputs, low in self._parts]
+        grad_low_NK = grad_y @ self._b_KO.t()
+        grad_b_KO = (low_NK.t() @ grad_y).mul_(self._scaling)
+        grads_b = [grad_b_KO[low, outputs].t() for _, outputs, low in self._parts]
         if masks:
             grads_a = self._masked_backward(grad_low_NK, grad_x_ND, x_ND, masks)
         else:

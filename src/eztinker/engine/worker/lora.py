@@ -225,10 +225,14 @@ class Dropout:
     Attributes:
         probability: of dropping a number.
         seed: of this micro-batch.
+        rows_N: where the rows at hand lie among all of the micro-batch; None where they are all.
+        num_rows: of the micro-batch, where ``rows_N`` says so.
     """
 
     probability: float
     seed: int
+    rows_N: Tensor | None = None
+    num_rows: int = 0
 
     def mask(self, like: Tensor, layer: int) -> Tensor:
         """Factors 0 or 1 / (1 - probability), of the shape and type of ``like``.
@@ -237,9 +241,12 @@ class Dropout:
         than a draw for each. The probability is therefore rounded to a multiple of 2^-16.
         """
         generator = torch.Generator(like.device).manual_seed((self.seed * 100_003 + layer) % 2**63)
-        num_draws = -(-like.numel() // 4)
+        shape = like.shape if self.rows_N is None else (self.num_rows, *like.shape[1:])
+        num_draws = -(-math.prod(shape) // 4)
         draws = torch.empty(num_draws, dtype=torch.int64, device=like.device)
         bits = draws.random_(-(2**63), None, generator=generator).view(torch.int16)
         dropped = round(self.probability * 2**16)
-        kept = bits[: like.numel()].view(like.shape) >= dropped - 2**15
+        kept = bits[: math.prod(shape)].view(shape) >= dropped - 2**15
+        if self.rows_N is not None:
+            kept = kept.index_select(0, self.rows_N)
         return kept.to(like.dtype).mul_(2**16 / (2**16 - dropped))

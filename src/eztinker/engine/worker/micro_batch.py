@@ -3,7 +3,8 @@
 Each run has its rows, its adapter, its dropout, its loss: what crosses between rows is attention, which
 stays inside a sequence. So a run's gradient is the one it would get alone, up to the rounding of products
 whose number of rows differs; with the same number of rows and the same place among them (a *frame*) it is
-the same to the last bit, whatever the other rows hold. Knows no queue; ``pass_group.py`` calls it.
+the same to the last bit, whatever the other rows hold. Where there are threads for it a model pass is
+computed as two halves side by side (``lanes.py``). Knows no queue; ``pass_group.py`` calls it.
 
 Axes: N flat rows (tokens) of the model pass, D hidden size, P an adapter's numbers.
 """
@@ -11,35 +12,68 @@ Axes: N flat rows (tokens) of the model pass, D hidden size, P an adapter's numb
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial, reduce
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from eztinker.engine.worker import lanes
 from eztinker.engine.worker.attention import Layout, PackedLayout, PaddedLayout
 from eztinker.engine.worker.devices import is_out_of_memory
+from eztinker.engine.worker.lora import Dropout
 from eztinker.engine.worker.trainer import RunningPass
 from eztinker.errors import NumericalError
-from eztinker.ops.packing import Packing, filler, join, pack, pack_shared
+from eztinker.ops.packing import Packing, filler, inseparable, join, pack, pack_shared
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A pass's share of the model pass.
+    """A pass's share of a model pass.
 
     Attributes:
-        packing: of its sequences alone.
+        members: which sequences of the pass's next micro-batch, by place.
+        packing: of these alone.
         first_row: where it begins.
+        dropout: of these rows.
     """
 
     running: RunningPass
+    members: list[int]
     packing: Packing
     first_row: int
+    dropout: Dropout | None
 
     @property
     def end_row(self) -> int:
         return self.first_row + self.packing.num_rows
+
+    @property
+    def batch(self) -> list[int]:
+        """Indices of data."""
+        return [self.running.next.batch[place] for place in self.members]
+
+
+@dataclass(frozen=True, slots=True)
+class _Half:
+    """What goes through the model in one go: all there is, or a half.
+
+    Attributes:
+        packing: of all parts, and of rows that mean nothing in a replay.
+        is_lane: to be computed with a half's threads.
+        is_shared: several runs' passes are computed together.
+    """
+
+    parts: list[_Part]
+    packing: Packing
+    is_lane: bool
+    is_shared: bool = False
+
+    def frame_of(self, part: _Part) -> list[int]:
+        """What a replay has to know."""
+        lane = [1] if self.is_lane else []
+        return [part.first_row, self.packing.num_rows, *lane] if self.is_shared else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +84,21 @@ class _Scored:
     logprobs: list[np.ndarray]
     grad_hidden_ND: Tensor | None
     grads_head: Sequence[Tensor | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Computed:
+    """What became of a part.
+
+    Attributes:
+        gradient_P: flat; None without gradients.
+        frame: as ``Planned`` says.
+    """
+
+    part: _Part
+    result: _Scored | Exception
+    gradient_P: Tensor | None
+    frame: list[int]
 
 
 def compute(passes: Sequence[RunningPass]) -> list[Exception | None]:
@@ -64,44 +113,110 @@ def compute(passes: Sequence[RunningPass]) -> list[Exception | None]:
     Raises:
         Exception: memory ran out, or the model itself failed; no pass has changed.
     """
-    parts, packing = _lay_out(passes)
-    with torch.set_grad_enabled(passes[0].with_gradient):
+    halves = _lay_out(passes)
+    if halves[0].is_lane:
+        found = lanes.side_by_side([partial(_computed, half) for half in halves])
+    else:
+        found = [_computed(half) for half in halves]
+    computed = [part for parts in found for part in parts]
+    return [_add(running, [c for c in computed if c.part.running is running]) for running in passes]
+
+
+def _add(running: RunningPass, parts: Sequence[_Computed]) -> Exception | None:
+    """Add what the parts of a pass gave, or say why not."""
+    loss, logprobs = 0.0, [np.zeros(0, np.float32)] * len(running.next.batch)
+    for computed in parts:
+        if isinstance(computed.result, Exception):
+            return computed.result
+        loss += computed.result.loss
+        for place, values in zip(computed.part.members, computed.result.logprobs, strict=True):
+            logprobs[place] = values
+    gradients = [c.gradient_P for c in parts if c.gradient_P is not None]
+    gradient_P = reduce(torch.add, gradients) if gradients else None
+    running.add(loss, logprobs, gradient_P, running.next.frame or parts[0].frame)
+    return None
+
+
+def _computed(half: _Half) -> list[_Computed]:
+    parts, packing = half.parts, half.packing
+    with torch.set_grad_enabled(parts[0].running.with_gradient):
         hidden_ND = _hidden(parts, packing)
         scored = [_scored(part, hidden_ND) for part in parts]
         gradients = _gradients(parts, hidden_ND, scored)
-    failures: list[Exception | None] = []
-    for part, result, gradient_P in zip(parts, scored, gradients, strict=True):
-        if isinstance(result, _Scored):
-            frame = [] if len(passes) == 1 else [part.first_row, packing.num_rows]
-            frame = part.running.next.frame or frame
-            part.running.add(result.loss, result.logprobs, gradient_P, frame)
-            failures.append(None)
-        else:
-            failures.append(result)
-    return failures
+    return [
+        _Computed(part, result, gradient_P, half.frame_of(part))
+        for part, result, gradient_P in zip(parts, scored, gradients, strict=True)
+    ]
 
 
-def _lay_out(passes: Sequence[RunningPass]) -> tuple[list[_Part], Packing]:
-    """Where everything lies; a replayed share of a common pass gets the rows it had."""
+def _lay_out(passes: Sequence[RunningPass]) -> list[_Half]:
+    """Where everything lies; a replayed share of a common pass gets the rows and the threads it had."""
     if len(passes) == 1:
-        frame = passes[0].next.frame
-        own = _packed(passes[0], may_pad=not frame)
-        if not frame:
-            return [_Part(passes[0], own, 0)], own
-        first_row, num_rows = frame
-        rest = num_rows - first_row - own.num_rows
-        framed = join([*filler(first_row), own, *filler(rest)])
-        return [_Part(passes[0], own, first_row)], framed
-    packings = [_packed(running, may_pad=False) for running in passes]
-    first_rows = np.concatenate([[0], np.cumsum([p.num_rows for p in packings])[:-1]]).tolist()
-    parts = [_Part(*part) for part in zip(passes, packings, first_rows, strict=True)]
-    return parts, join(packings)
+        running = passes[0]
+        return [_framed(running)] if running.next.frame else _alone(running)
+    parts = [_whole(running, may_pad=False) for running in passes]
+    places = [list(range(len(parts)))]
+    if all(_may_divide(running) for running in passes):
+        places = lanes.divided([part.packing.num_rows for part in parts])
+    halves = [_half([parts[i] for i in half], is_lane=len(places) > 1) for half in places]
+    return [replace(half, is_shared=True) for half in halves]
 
 
-def _packed(running: RunningPass, *, may_pad: bool) -> Packing:
-    """Common beginnings are held once; with dropout every sequence has its own numbers there."""
-    shared = pack_shared(running.sequences) if running.dropout is None else None
-    return shared or pack(running.sequences, may_pad=may_pad)
+def _alone(running: RunningPass) -> list[_Half]:
+    sequences = running.sequences
+    if _may_divide(running):
+        units = inseparable(
+            sequences, may_share=running.dropout is None, group_size=running.loss.group_size
+        )
+        places = lanes.divided([num_rows for _, num_rows in units])
+        if len(places) > 1:
+            members = [[m for place in half for m in units[place][0]] for half in places]
+            return [_half([_some(running, own)], is_lane=True) for own in members]
+    return [_half([_whole(running, may_pad=True)], is_lane=False)]
+
+
+def _framed(running: RunningPass) -> _Half:
+    first_row, num_rows, *lane = running.next.frame
+    part = replace(_whole(running, may_pad=False), first_row=first_row)
+    rest = num_rows - part.end_row
+    packing = join([*filler(first_row), part.packing, *filler(rest)])
+    return _Half([part], packing, bool(lane))
+
+
+def _half(parts: Sequence[_Part], *, is_lane: bool) -> _Half:
+    """Parts one after another."""
+    if len(parts) == 1:
+        return _Half(list(parts), parts[0].packing, is_lane)
+    ends = np.cumsum([part.packing.num_rows for part in parts]).tolist()
+    placed = [
+        replace(p, first_row=end - p.packing.num_rows) for p, end in zip(parts, ends, strict=True)
+    ]
+    return _Half(placed, join([part.packing for part in parts]), is_lane)
+
+
+def _may_divide(running: RunningPass) -> bool:
+    return running.decoder.can_run_beside_itself and running.loss.is_built_in
+
+
+def _whole(running: RunningPass, *, may_pad: bool) -> _Part:
+    """All of a micro-batch. Common beginnings are held once; with dropout every sequence has its own numbers
+    there."""
+    sequences = running.sequences
+    shared = pack_shared(sequences) if running.dropout is None else None
+    packing = shared or pack(sequences, may_pad=may_pad)
+    return _Part(running, list(range(len(sequences))), packing, 0, running.dropout)
+
+
+def _some(running: RunningPass, members: list[int]) -> _Part:
+    """Some sequences of a micro-batch, with the dropout that their rows have in the whole."""
+    sequences = [running.sequences[member] for member in members]
+    if running.dropout is None:
+        packing = pack_shared(sequences) or pack(sequences)
+        return _Part(running, members, packing, 0, None)
+    whole = pack(running.sequences, may_pad=False)
+    rows = torch.from_numpy(np.concatenate([whole.rows_of(member) for member in members]))
+    dropout = replace(running.dropout, rows_N=rows, num_rows=whole.num_rows)
+    return _Part(running, members, pack(sequences, may_pad=False), 0, dropout)
 
 
 def _hidden(parts: Sequence[_Part], packing: Packing) -> Tensor:
@@ -114,7 +229,7 @@ def _hidden(parts: Sequence[_Part], packing: Packing) -> Tensor:
         torch.from_numpy(packing.positions_BT).to(decoder.device),
         layout,
         [(part.running.adapter, part.first_row, part.end_row) for part in parts],
-        dropouts=[part.running.dropout for part in parts],
+        dropouts=[part.dropout for part in parts],
         checkpointing=parts[0].running.checkpointing,
     )
     return hidden.reshape(-1, hidden.shape[-1])
@@ -133,9 +248,8 @@ def _score(part: _Part, hidden_ND: Tensor) -> _Scored:
     running, loss = part.running, part.running.loss
     own_ND = hidden_ND.detach()[part.first_row : part.end_row]
     own_ND.requires_grad_(running.with_gradient)
-    batch = running.next.batch
-    rows = [part.packing.rows_of(number) for number in range(len(batch))]
-    value, logprobs = loss(own_ND, batch, rows)
+    rows = [part.packing.rows_of(number) for number in range(len(part.members))]
+    value, logprobs = loss(own_ND, part.batch, rows)
     number = float(value.detach())
     if not np.isfinite(number):
         raise NumericalError(

@@ -61,6 +61,11 @@ class PassLoss:
         return [] if self._head.lora is None else list(self._head.lora[:2])
 
     @property
+    def is_built_in(self) -> bool:
+        """Whether only our own code computes it, which may run in two threads."""
+        return registered_loss_function(self._spec.name) is None
+
+    @property
     def num_tokens(self) -> int:
         """Targets that count."""
         return sum(int(np.count_nonzero(weights)) for weights in self._weights)

@@ -44,8 +44,8 @@ class Planned:
 
     Attributes:
         batch: indices of data.
-        frame: (first flat row, flat rows in all) that it had in a pass shared with other runs, for a
-            replay; empty otherwise.
+        frame: (first flat row, flat rows in all, and 1 if these were computed with half of the threads) that
+            it had in a pass shared with other runs, for a replay; empty otherwise.
     """
 
     batch: list[int]

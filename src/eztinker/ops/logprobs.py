@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from eztinker.ops.packed_linear import packed_linear
+from eztinker.ops.packed_linear import packed_linear, turned_linear
 
 _CHUNK_ELEMENTS = 4 * 1024 * 1024
 """Logits of one chunk, in float32 elements."""
@@ -38,6 +38,7 @@ class Head:
         temperature: divides the logits last.
         packed_VD: W laid out for faster products (``packed_linear.py``), or None.
         packed_back_DV: W transposed, laid out in the same way; then both serve passes with gradients too.
+        turned_DV: W transposed, for single rows, beside ``packed_VD``; or None.
     """
 
     weight_VD: Tensor
@@ -48,6 +49,7 @@ class Head:
     temperature: float = 1.0
     packed_VD: Tensor | None = None
     packed_back_DV: Tensor | None = None
+    turned_DV: Tensor | None = None
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Float32 logits [N, V]."""
@@ -66,6 +68,8 @@ class Head:
         """W·h + b [N, V]; a packed product has no gradient of its own."""
         if self.packed_VD is None or not may_pack:
             return torch.nn.functional.linear(hidden_ND, self.weight_VD, self.bias_V)
+        if self.turned_DV is not None and hidden_ND.shape[0] == 1:
+            return turned_linear(hidden_ND, self.turned_DV, self.bias_V)
         return packed_linear(hidden_ND, self.packed_VD, self.bias_V)
 
     def pulled_back(self, grad_NV: Tensor) -> Tensor:

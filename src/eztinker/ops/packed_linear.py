@@ -1,7 +1,9 @@
-"""Products with a weight that was laid out once for oneDNN; on a CPU, without gradients.
+"""Products with a weight that was laid out once for them; on a CPU, without gradients.
 
 A plain product lays out its weight anew at every call, which for the few rows of a decode step costs more
-than the product: laid out once, it is up to twice as fast (``docs/performance.md``). Pure functions; called
+than the product: laid out once for oneDNN, it is up to twice as fast (``docs/performance.md``). A single row
+of float32 is different: its product is one reading of the weight, and a transposed copy is read fastest
+where there are more outputs than inputs, the weight as it is where there are not. Pure functions; called
 by ``engine/worker/packed_projection.py`` and ``ops/logprobs.py``.
 
 Axes: N rows, D inputs, O outputs.
@@ -14,7 +16,7 @@ from torch import Tensor
 
 _ROWS_LAID_OUT_FOR = 32
 _SMALL_WEIGHT = 2**18
-"""Numbers up to which the float32 product of a single row is faster as it is."""
+"""Numbers up to which the float32 product of a single row is faster as it is than laid out for oneDNN."""
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
@@ -46,5 +48,20 @@ def packed_linear_added(
 
 def is_better_plain(x_ND: Tensor, weight_OD: Tensor) -> bool:
     """Whether so small a product is faster without."""
-    is_small = x_ND.shape[0] == 1 and weight_OD.numel() <= _SMALL_WEIGHT
-    return is_small and x_ND.dtype == torch.float32
+    if x_ND.shape[0] != 1 or x_ND.dtype != torch.float32:
+        return False
+    num_outputs, num_inputs = weight_OD.shape
+    return num_outputs <= num_inputs or weight_OD.numel() <= _SMALL_WEIGHT
+
+
+def turned(weight_OD: Tensor) -> Tensor | None:
+    """A transposed copy [D, O] for single rows; None where they gain nothing by it."""
+    num_outputs, num_inputs = weight_OD.shape
+    if weight_OD.dtype != torch.float32 or num_outputs <= num_inputs:
+        return None
+    return weight_OD.t().contiguous()
+
+
+def turned_linear(x_1D: Tensor, turned_DO: Tensor, bias_O: Tensor | None) -> Tensor:
+    """W·x + b [1, O] of a single row."""
+    return x_1D @ turned_DO if bias_O is None else torch.addmm(bias_O, x_1D, turned_DO)

@@ -260,10 +260,13 @@ class DecodeLayout:
         self._width = width
         self._shared = shared
         self._bias_R11S = _bias(cache.dtype, places_R, width)
+        self._slots_N: Tensor | None = None
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, variant: Variant) -> Tensor:
         """Store the new keys and values, then attend to everything stored in the row."""
-        keys, values = self._cache.append(layer, self._places_R, k, v, self._width)
+        if self._slots_N is None:
+            self._slots_N = self._cache.slots(self._places_R, k.shape[1])
+        keys, values = self._cache.append(layer, self._slots_N, k, v, self._width)
         rows, heads, _, size = q.shape
         # Query heads of one group become positions: keys and values are read once, never copied.
         grouped = q.reshape(rows, keys.shape[1], heads // keys.shape[1], size)

@@ -50,9 +50,10 @@ from eztinker.engine.worker.packed_projection import (
     copies_bytes,
     packed_layer,
     packed_layer_for_training,
+    with_turned,
 )
 from eztinker.engine.worker.quantization import QuantizedLinear, QuantizedProjection
-from eztinker.ops.packed_linear import can_pack, pack
+from eztinker.ops.packed_linear import can_pack, pack, turned
 
 _ARCHITECTURES = (
     "LlamaForCausalLM",
@@ -65,7 +66,7 @@ _ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 _PACKED_SHARE = 0.25
 """Of the free memory, for a second copy of the weights in the layout that products like best."""
 _PACKED_TRAINING_SHARE = 0.1
-"""Of the machine's memory, for two copies, with which training passes are faster too."""
+"""Of the machine's memory, for two copies, with which training passes are faster too, and a third for single rows."""
 _LAYER_PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _ATTENTION_PARTS = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _MLP_PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
@@ -171,7 +172,7 @@ class LeanDecoder(Decoder):
     @property
     def held_bytes(self) -> int:
         """Memory of the frozen model with every copy that was made of its weights."""
-        copies = (self._head.packed_VD, self._head.packed_back_DV)
+        copies = (self._head.packed_VD, self._head.packed_back_DV, self._head.turned_DV)
         in_head = sum(t.numel() * t.element_size() for t in copies if t is not None)
         return self.size_bytes + in_head + sum(map(copies_bytes, self._sampling_layers))
 
@@ -194,6 +195,10 @@ class LeanDecoder(Decoder):
         else:
             return
         self._head = replace(self._head, packed_VD=pack(self._head.weight_VD))
+        if 3 * size_bytes <= min(_PACKED_TRAINING_SHARE * total_bytes, free_bytes / 2):
+            self._trained_layers = [with_turned(layer) for layer in self._trained_layers]
+            self._sampling_layers = self._trained_layers
+            self._head = replace(self._head, turned_DV=turned(self._head.weight_VD))
 
     def without_gradients(self) -> AbstractContextManager[Any]:
         """Inference mode: the bookkeeping it saves is a tenth of a small step.

@@ -1,6 +1,6 @@
 """What the machine offers: device, cores, memory.
 
-Called once at the worker's start and when a base model is loaded. Knows no model.
+Called at the worker's start and when a base model is loaded; threads also by ``sampler.py``. Knows no model.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -18,6 +19,8 @@ from eztinker.errors import InvalidRequestError
 
 _CACHE_SHARE = 0.25
 _FALLBACK_MEMORY_BYTES = 4 * 1024**3
+_FLOPS_PER_THREAD = 40e6
+"""Half a millisecond of products. Threads with less to do wait for each other longer than they gain."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -48,6 +51,24 @@ def set_num_threads(wanted: int) -> int:
     """Set torch's threads (0: one per physical core) and return how many there are."""
     torch.set_num_threads(wanted or num_physical_cores())
     return torch.get_num_threads()
+
+
+@contextlib.contextmanager
+def threads_for(num_flops: float) -> Iterator[None]:
+    """Use no more of torch's threads than so much arithmetic keeps busy, until the block ends.
+
+    Equal work always gets equal threads, so that it is rounded alike.
+    """
+    most = torch.get_num_threads()
+    fewer = min(most, 1 + int(num_flops / _FLOPS_PER_THREAD))
+    if fewer == most:
+        yield
+        return
+    torch.set_num_threads(fewer)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(most)
 
 
 def num_physical_cores() -> int:

@@ -1,4 +1,5 @@
-"""A layer's projections with copies of their weights, laid out for oneDNN: one to apply, one to pull back.
+"""A layer's projections with copies of their weights: laid out for oneDNN, one to apply and one to pull back,
+and one for single rows.
 
 A copy takes as much memory as the weight; ``decoder.py``, which calls this, decides where there is room.
 
@@ -14,22 +15,31 @@ from torch import Tensor
 
 from eztinker.engine.worker.lean_adapters import FrozenLayers, Projection
 from eztinker.engine.worker.lean_layer import LayerWeights
-from eztinker.ops.packed_linear import is_better_plain, pack, packed_linear, packed_linear_added
+from eztinker.ops.packed_linear import (
+    is_better_plain,
+    pack,
+    packed_linear,
+    packed_linear_added,
+    turned,
+    turned_linear,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class PackedProjection:
-    """``FrozenLayers`` whose weights are also there in oneDNN's layout.
+    """``FrozenLayers`` whose weights are also there in the layouts that products like best.
 
     Attributes:
         plain: the same layers.
         packed: their weight, opaque.
         packed_back: the transposed weight, opaque; None where only passes without gradients come here.
+        turned_DO: the transposed weight for single rows; None where they do without.
     """
 
     plain: Projection
     packed: Tensor
-    packed_back: Tensor | None
+    packed_back: Tensor | None = None
+    turned_DO: Tensor | None = None
 
     @property
     def parts(self) -> tuple[tuple[int, int, int], ...]:
@@ -43,6 +53,8 @@ class PackedProjection:
 
     def __call__(self, x_ND: Tensor) -> Tensor:
         """Outputs, part beside part, as a new tensor."""
+        if self.turned_DO is not None and x_ND.shape[0] == 1:
+            return turned_linear(x_ND, self.turned_DO, self.plain.bias)
         if is_better_plain(x_ND, self.plain.weight):
             return self.plain(x_ND)
         return packed_linear(x_ND, self.packed, self.plain.bias)
@@ -62,7 +74,7 @@ class PackedProjection:
 
 def packed_layer(layer: LayerWeights) -> LayerWeights:
     """The same layer with packed projections; quantised ones stay as they are."""
-    return _with_each(layer, lambda plain: PackedProjection(plain, pack(plain.weight), None))
+    return _with_each(layer, lambda plain: PackedProjection(plain, pack(plain.weight)))
 
 
 def packed_layer_for_training(layer: LayerWeights) -> LayerWeights:
@@ -73,13 +85,25 @@ def packed_layer_for_training(layer: LayerWeights) -> LayerWeights:
     )
 
 
+def with_turned(layer: LayerWeights) -> LayerWeights:
+    """The same packed layer with copies for single rows where those gain by them."""
+
+    def changed(layers: FrozenLayers) -> FrozenLayers:
+        if not isinstance(layers, PackedProjection):
+            return layers
+        return replace(layers, turned_DO=turned(layers.plain.weight))
+
+    # Only what is called by itself: what is added to the residual stream has few outputs.
+    return replace(layer, qkv=changed(layer.qkv), gate_up=changed(layer.gate_up))
+
+
 def copies_bytes(layer: LayerWeights) -> int:
-    """Memory of a layer's packed copies."""
+    """Memory of the copies of a layer's weights."""
     return sum(
         copy.numel() * copy.element_size()
         for group in (layer.qkv, layer.out, layer.gate_up, layer.down)
         if isinstance(group, PackedProjection)
-        for copy in (group.packed, group.packed_back)
+        for copy in (group.packed, group.packed_back, group.turned_DO)
         if copy is not None
     )
 

@@ -21,7 +21,7 @@ from eztinker.engine.worker.attention import DecodeLayout
 from eztinker.engine.worker.base_model import BaseModel
 from eztinker.engine.worker.batch import Batch
 from eztinker.engine.worker.data_checks import check_token_ids
-from eztinker.engine.worker.devices import is_out_of_memory
+from eztinker.engine.worker.devices import is_out_of_memory, threads_for
 from eztinker.engine.worker.drawing import draw_first, draw_next
 from eztinker.engine.worker.kv_cache import KVCache
 from eztinker.engine.worker.lora import AdapterWeights
@@ -67,6 +67,7 @@ class Sampler:
         self._admission = Admission(max_cache_tokens, one_by_one=deterministic)
         self._prefixes = PrefixCache(0 if deterministic else max_cache_tokens // _PREFIX_SHARE)
         self._reader = Reader(self._decoder, self._prefixes)
+        self._flops_per_token = 2 * self._decoder.num_parameters
         self._ready: list[Prefill] = []
         self._owed_s = 0.0
         self.in_step: list[SampleRequest] = []
@@ -220,7 +221,8 @@ class Sampler:
     def _read(self) -> list[SampleRequest]:
         watch, chunk = Stopwatch(), self._reader.next_chunk()
         self.in_step = list(dict.fromkeys(prefill.request for prefill, _ in chunk))
-        done = self._reader.read(chunk)
+        with threads_for(self._flops_per_token * sum(num_tokens for _, num_tokens in chunk)):
+            done = self._reader.read(chunk)
         if self._batch.rows:
             self._owed_s += watch.elapsed_s
         watch.share(self.in_step)
@@ -323,7 +325,8 @@ class Sampler:
             if not self._batch.rows or watch.elapsed_s > _UNIT_S:
                 break
             num_rows = len(self._batch.rows)
-            finished += self._decode()
+            with threads_for(self._flops_per_token * num_rows):
+                finished += self._decode()
             if self._admission.requests and len(self._batch.rows) < num_rows:
                 break
         self._owed_s = max(0.0, self._owed_s - watch.elapsed_s)

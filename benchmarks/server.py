@@ -42,7 +42,7 @@ os.execv({python!r}, [{python!r}, *arguments])
 def main() -> None:
     """Measure every piece of work in turns and report."""
     options = machine.parser(__doc__)
-    options.add_argument("--rounds", type=int, default=5, help="of each piece of work")
+    options.add_argument("--rounds", type=int, default=3, help="of each piece of work")
     options.add_argument("--peer-python", type=Path, help="interpreter with skyrl-tx 0.3.0")
     arguments = options.parse_args()
     with tempfile.TemporaryDirectory(prefix="eztinker-benchmark-") as temporary:

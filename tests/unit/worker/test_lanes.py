@@ -148,6 +148,17 @@ def test_the_first_failure_of_a_half_is_raised_when_both_have_ended():
     assert ends == [1]
 
 
+def test_each_half_has_half_of_the_threads_whatever_is_set_elsewhere():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        for _ in range(3):
+            assert lanes.side_by_side([torch.get_num_threads] * 2) == [2, 2]
+            assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_sizes_fall_into_halves_only_where_these_are_alike():
     before = torch.get_num_threads()
     try:

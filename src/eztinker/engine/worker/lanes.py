@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from threading import Barrier
 from typing import TypeVar
 
 import torch
@@ -64,10 +65,13 @@ def side_by_side(tasks: Sequence[Callable[[], Result]]) -> list[Result]:
 @cache
 def _threads(num_threads: int) -> ThreadPoolExecutor:
     """Two threads that compute with half as many each."""
-    pool = ThreadPoolExecutor(
-        2, "lane", initializer=lambda: torch.set_num_threads(max(1, num_threads // 2))
-    )
-    for future in [pool.submit(torch.get_num_threads) for _ in range(2)]:
+
+    def begin() -> None:
+        torch.set_num_threads(max(1, num_threads // 2))
+        torch.get_num_threads()  # at its first question a thread takes the number that was set last, by whomever
+
+    pool, both = ThreadPoolExecutor(2, "lane", initializer=begin), Barrier(2)
+    for future in [pool.submit(both.wait) for _ in range(2)]:
         future.result()
-    torch.set_num_threads(num_threads)  # a thread's own number is also what new threads begin with
+    torch.set_num_threads(num_threads)
     return pool

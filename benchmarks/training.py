@@ -42,7 +42,7 @@ def main() -> None:
     options.add_argument("--peer-python", default=sys.executable, help="interpreter that has trl")
     options.add_argument("--only", nargs="+", choices=sorted(WORK), default=sorted(WORK))
     options.add_argument("--all-sequences", action="store_true", help="sixteen everywhere")
-    options.add_argument("--rounds", type=int, default=3, help="turns of each; L gets 2 at most")
+    options.add_argument("--rounds", type=int, default=3, help="turns of each; L gets one")
     options.add_argument("--threads", type=int, default=0, help="0: one per physical core")
     arguments = options.parse_args()
     num_threads = arguments.threads or _num_cores()
@@ -54,7 +54,7 @@ def main() -> None:
         measure, shape, dtype, changes = WORK[name]
         if measure is _few_sft and arguments.all_sequences:
             measure = _sft
-        rounds = min(2, arguments.rounds) if shape == "L" else arguments.rounds
+        rounds = 1 if shape == "L" else arguments.rounds
         with tempfile.TemporaryDirectory(prefix="eztinker-benchmark-") as temporary:
             folder = shapes.write(Path(temporary) / "model", shape, dtype, **changes)
             peer = None if reason else (arguments.peer_python, num_threads)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from eztinker.engine.worker import lanes
+from eztinker.engine.worker import lanes, micro_batch
 from eztinker.errors import NumericalError
 from eztinker.types.codec import decode
 from eztinker.types.messages import JobDone, JobFailed, OpenRun, RunOptimStep
@@ -125,6 +125,20 @@ def test_pairs_and_common_beginnings_stay_together(qwen2_folder, two_threads, mo
         expected.loss, rel=1e-5
     )
     assert seen == [2]
+
+
+def test_little_work_takes_one_thread(qwen2_folder, two_threads, monkeypatch):
+    seen, real = [], micro_batch._hidden
+
+    def spy(parts, packing):
+        seen.append(torch.get_num_threads())
+        return real(parts, packing)
+
+    monkeypatch.setattr(micro_batch, "_hidden", spy)
+    harness = opened(qwen2_folder, 2)
+    seen.clear()
+    passed(harness, command(harness, "plain", [datum(1, 1)]))
+    assert (seen, torch.get_num_threads()) == ([1], 2)
 
 
 def test_a_half_that_fails_fails_the_pass(qwen2_folder, two_threads):

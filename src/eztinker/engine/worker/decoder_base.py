@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ class Decoder(ABC):
         self._head = _plain_head(head_module, config)
         self._head_site = next((site for site in self.sites if site.is_head), None)
 
-    @property
+    @cached_property
     def num_parameters(self) -> int:
         """Numbers in the frozen model."""
         whole = sum(parameter.numel() for parameter in self._model.parameters())

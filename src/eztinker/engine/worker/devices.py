@@ -1,6 +1,7 @@
 """What the machine offers: device, cores, memory.
 
-Called at the worker's start and when a base model is loaded; threads also by ``sampler.py``. Knows no model.
+Called at the worker's start and when a base model is loaded; threads also by ``sampler.py`` and
+``micro_batch.py``. Knows no model.
 """
 
 from __future__ import annotations

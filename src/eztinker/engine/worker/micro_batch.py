@@ -21,11 +21,14 @@ from torch import Tensor
 
 from eztinker.engine.worker import lanes
 from eztinker.engine.worker.attention import Layout, PackedLayout, PaddedLayout
-from eztinker.engine.worker.devices import is_out_of_memory
+from eztinker.engine.worker.devices import is_out_of_memory, threads_for
 from eztinker.engine.worker.lora import Dropout
 from eztinker.engine.worker.trainer import RunningPass
 from eztinker.errors import NumericalError
 from eztinker.ops.packing import Packing, filler, inseparable, join, pack, pack_shared
+
+_FLOPS_PER_NUMBER = 4
+"""Of the frozen model and a row: a product forward and one back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,11 @@ def compute(passes: Sequence[RunningPass]) -> list[Exception | None]:
     if halves[0].is_lane:
         found = lanes.side_by_side([partial(_computed, half) for half in halves])
     else:
-        found = [_computed(half) for half in halves]
+        num_flops = (
+            _FLOPS_PER_NUMBER * passes[0].decoder.num_parameters * halves[0].packing.num_rows
+        )
+        with threads_for(num_flops):
+            found = [_computed(halves[0])]
     computed = [part for parts in found for part in parts]
     return [_add(running, [c for c in computed if c.part.running is running]) for running in passes]
 

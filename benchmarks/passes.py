@@ -2,15 +2,18 @@
 
 ``python -m benchmarks.passes [--json] [--out FILE] [--rounds N] [--only NAME …]``. One thread, float32, the
 random model S, LoRA r=8 on all linear layers. Works that are compared take turns; figures are medians of CPU
-time, which other processes disturb least. The floor is the arithmetic of the products divided by the
-rate at which this core multiplied matrices of such shapes in the same run.
+time, which other processes disturb least, but for ``halves_2_threads``: two threads and wall time. The floor
+is the arithmetic of the products divided by the rate at which this core multiplied matrices of such shapes
+in the same run.
 """
 
 from __future__ import annotations
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads
+# Read when torch loads; as in a worker process.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import tempfile
 import time
@@ -24,6 +27,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import machine, shapes
 from benchmarks.engine import RANK, Engine
+from eztinker.engine.planning import plan_pass
+from eztinker.engine.worker import lanes
 from eztinker.engine.worker.allocator import keep_freed_memory
 from eztinker.types.training import Datum
 
@@ -106,6 +111,37 @@ def _prompts(num_prompt: int) -> Callable[[Engine, int], dict[str, Any]]:
     return measure
 
 
+def _halves(engine: Engine, rounds: int) -> dict[str, Any]:
+    """Wall time with two threads, a micro-batch as two halves side by side and as a whole."""
+    data = [_datum(_tokens(i, length + 1)) for i, length in enumerate(LENGTHS)]
+    plan = plan_pass(LENGTHS, budget_tokens=4096).micro_batches
+    tenants = [[_datum(_tokens(i, 65))] for i in range(NUM_RUNS)]
+    torch.set_num_threads(2)
+    try:
+        return {
+            "sft_16_sequences": _halves_in_turns(lambda: engine.train(data, plan), rounds),
+            "tenants_64_tokens": _halves_in_turns(
+                lambda: engine.train_together(tenants), 3 * rounds
+            ),
+        }
+    finally:
+        torch.set_num_threads(1)
+
+
+def _halves_in_turns(work: Work, rounds: int) -> dict[str, Any]:
+    divided = lanes.divided
+
+    def whole() -> None:
+        lanes.divided = lambda sizes: [list(range(len(sizes)))]
+        try:
+            work()
+        finally:
+            lanes.divided = divided
+
+    figures = _in_turns({"halves": work, "whole": whole}, rounds, time.perf_counter)
+    return {**figures, "ratio": round(figures["whole_ms"] / figures["halves_ms"], 2)}
+
+
 WORK: dict[str, Callable[[Engine, int], dict[str, Any]]] = {
     "sft_16_sequences": _sft,
     "one_token": _one_token,
@@ -113,6 +149,7 @@ WORK: dict[str, Callable[[Engine, int], dict[str, Any]]] = {
     "tenants_128_tokens": _tenants(128),
     "shared_prompts_128_tokens": _prompts(128),
     "shared_prompts_32_tokens": _prompts(32),
+    "halves_2_threads": _halves,
 }
 
 
@@ -126,16 +163,18 @@ def _against_floor(work: Work, num_tokens: int, rounds: int) -> dict[str, Any]:
     return figures
 
 
-def _in_turns(ways: Mapping[str, Work], rounds: int) -> dict[str, Any]:
-    """Median CPU milliseconds of each."""
+def _in_turns(
+    ways: Mapping[str, Work], rounds: int, clock_s: Callable[[], float] = time.process_time
+) -> dict[str, Any]:
+    """Median milliseconds of each, of CPU time unless another clock is given."""
     taken_s: dict[str, list[float]] = {name: [] for name in ways}
     for work in ways.values():
         work()
     for _ in range(rounds):
         for name, work in ways.items():
-            started_s = time.process_time()
+            started_s = clock_s()
             work()
-            taken_s[name].append(time.process_time() - started_s)
+            taken_s[name].append(clock_s() - started_s)
     return {f"{name}_ms": round(1e3 * float(np.median(taken_s[name])), 2) for name in ways}
 
 

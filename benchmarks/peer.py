@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,15 +33,22 @@ class Peer:
         words: of its command line.
         work: sent as its first line.
         num_threads: of its tensor library.
+        variables: further ones of its environment.
 
     Raises:
         RuntimeError: it did not start, with the last line it printed.
     """
 
     def __init__(
-        self, python: str, script: str, words: list[str], work: dict[str, Any], num_threads: int
+        self,
+        python: str,
+        script: str,
+        words: list[str],
+        work: dict[str, Any],
+        num_threads: int,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
-        self._log = Path(words[1]).parent / f"{script}.log"
+        self._log = next(Path(word).parent for word in words if "/" in word) / f"{script}.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [python, str(Path(__file__).with_name(script)), *words],
@@ -53,14 +61,19 @@ class Peer:
                     "OMP_NUM_THREADS": str(num_threads),
                     "HF_HUB_OFFLINE": "1",
                     "PYTHONPATH": "",
+                    **(variables or {}),
                 },
             )
         self._send(json.dumps(work))
         self.resident_bytes: int = self._answer()["resident_bytes"]
 
-    def step(self) -> dict[str, Any]:
-        """Do one; seconds and memory."""
-        self._send("step")
+    def step(self, work: Any = "step") -> dict[str, Any]:
+        """Do one; seconds and memory.
+
+        Args:
+            work: what this one is, for a peer that does not do the same each time.
+        """
+        self._send(work if isinstance(work, str) else json.dumps(work))
         return self._answer()
 
     def __enter__(self) -> Peer:

@@ -1,12 +1,13 @@
 """Sampling through a running server and the client, against ``generate`` of transformers, by turns.
 
-``python -m benchmarks.sampling [--json] [--out FILE] [--rounds N] [--device cuda] [--only WORK ...]``. Two random models
+``python -m benchmarks.sampling [--json] [--out FILE] [--rounds N] [--device cuda] [--only WORK ...]
+[--vllm-python PYTHON]``. Two random models
 (``benchmarks/shapes.py``): S in float32, L in bfloat16. In every round each way does the same piece of
 work, with prompts of its own, so that nothing can be reused from the round before; while one works the
 others are idle. Figures are medians of wall time and how many times longer the peer takes.
 
-vLLM is not measured: its package for CPUs is not on the package index, and the one that is there needs
-CUDA.
+vLLM is a second peer where an interpreter is named that has it, for what arrives at once on a CPU: its engine without HTTP,
+compiled, in float32, on all cores, with the OpenMP library that it recommends if its environment has that.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import os
 
 os.environ.pop("OMP_WAIT_POLICY", None)  # torch reads it; the peer's threads wait as it has them
 
+import argparse
 import asyncio
-import importlib.util
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from benchmarks import machine, shapes
+from benchmarks.peer import Peer as PeerProcess
+from benchmarks.peer import obstacle
 from benchmarks.running_server import running, until
 from eztinker import AsyncEZTinkerClient, EZTinkerClient
 from eztinker.engine.worker.devices import num_physical_cores
@@ -57,11 +62,12 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=5, help="of each piece of work")
     options.add_argument("--device", default="cpu", help="of both: cpu, cuda")
     options.add_argument("--only", nargs="+", choices=sorted(WORKS), default=sorted(WORKS))
+    options.add_argument("--vllm-python", metavar="PYTHON", help="interpreter that has vllm")
     arguments = options.parse_args()
     torch.set_num_threads(num_physical_cores())
-    figures: dict[str, Any] = {
-        "vllm": "installed, not measured" if importlib.util.find_spec("vllm") else "not installed"
-    }
+    figures: dict[str, Any] = {}
+    if arguments.vllm_python and (reason := obstacle(arguments.vllm_python, ("vllm",))):
+        raise SystemExit(reason)
     with tempfile.TemporaryDirectory(prefix="eztinker-benchmark-") as temporary:
         dtypes: dict[shapes.Shape, torch.dtype] = {"S": torch.float32, "L": torch.bfloat16}
         for shape, dtype in dtypes.items():
@@ -70,16 +76,22 @@ def main() -> None:
                 folder = Path(temporary) / shape
                 machine.note(f"making the model {shape} …")
                 shapes.write(folder / "model", shape, dtype)
-                figures |= _measure(folder, names, arguments.rounds, arguments.device)
+                figures |= _measure(folder, names, arguments)
     machine.report("sampling", figures, arguments)
 
 
-def _measure(folder: Path, names: list[str], rounds: int, device: str) -> dict[str, Any]:
+def _measure(folder: Path, names: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
+    rounds, device = arguments.rounds, arguments.device
     peer = Peer(folder / "model", device)
     figures: dict[str, Any] = {}
     dtype = str(peer.dtype).removeprefix("torch.")
     settings = {"EZTINKER_DEVICE": device, "EZTINKER_DTYPE": dtype}
-    with running(folder, {"m": folder / "model"}, environment=settings) as url:
+    with ExitStack() as stack:
+        url = stack.enter_context(running(folder, {"m": folder / "model"}, environment=settings))
+        vllm = None
+        if arguments.vllm_python and any(name in FOR_VLLM for name in names):
+            machine.note("starting vLLM …")
+            vllm = stack.enter_context(_vllm(arguments.vllm_python, folder / "model", dtype))
         with EZTinkerClient(url) as client:
             until(lambda: client.health().get("engine") == "ready")
         for name in names:
@@ -90,25 +102,66 @@ def _measure(folder: Path, names: list[str], rounds: int, device: str) -> dict[s
             else:
                 # A round on the large model takes as long as all of them on the small one.
                 num_rounds = rounds if shape == "S" else max(1, rounds // 3)
-                figures[name] = _in_turns(url, peer, work, num_rounds)
+                peers: dict[str, Callable[[list[Ask]], object]] = {"generate": peer.generate}
+                if vllm is not None and name in FOR_VLLM:
+                    peers["vllm"] = partial(_vllm_generate, vllm)
+                figures[name] = _in_turns(url, peers, work, num_rounds)
     return figures
 
 
-def _in_turns(url: str, peer: Peer, work: Work, rounds: int) -> dict[str, Any]:
-    ours_s, peers_s = [], []
+def _in_turns(
+    url: str, peers: dict[str, Callable[[list[Ask]], object]], work: Work, rounds: int
+) -> dict[str, Any]:
+    ours_s: list[float] = []
+    peers_s: dict[str, list[float]] = {name: [] for name in peers}
     for number in range(rounds + 1):
         asks = work(number) if number else work(number)[:1]  # one request warms up
-        ours, theirs = _timed(_sample, url, asks), _timed(peer.generate, asks)
+        ours = _timed(_sample, url, asks)
+        theirs = {name: _timed(generate, asks) for name, generate in peers.items()}
         if number:
             ours_s.append(ours)
-            peers_s.append(theirs)
-    ratios = np.array(peers_s) / np.array(ours_s)
-    return {
-        "ours_s": round(float(np.median(ours_s)), 3),
-        "generate_s": round(float(np.median(peers_s)), 3),
-        "ratio": round(float(np.median(ratios)), 2),
-        "ratio_range": [round(float(ratios.min()), 2), round(float(ratios.max()), 2)],
+            for name, seconds in theirs.items():
+                peers_s[name].append(seconds)
+    figures: dict[str, Any] = {"ours_s": round(float(np.median(ours_s)), 3)}
+    for name, seconds in peers_s.items():
+        ratios = np.array(seconds) / np.array(ours_s)
+        prefix = "" if name == "generate" else f"{name}_"
+        figures |= {
+            f"{name}_s": round(float(np.median(seconds)), 3),
+            f"{prefix}ratio": round(float(np.median(ratios)), 2),
+            f"{prefix}ratio_range": [round(float(ratios.min()), 2), round(float(ratios.max()), 2)],
+        }
+    return figures
+
+
+def _vllm(python: str, model: Path, dtype: str) -> PeerProcess:
+    """vLLM's engine over a model, on all cores of this process."""
+    cores = ",".join(str(core) for core in sorted(os.sched_getaffinity(0)))
+    environment = {
+        "VLLM_CPU_OMP_THREADS_BIND": cores,
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
     }
+    library = Path(python).parents[1] / "lib" / "libiomp5.so"
+    if library.is_file():
+        environment["LD_PRELOAD"] = str(library)
+    work = {"max_length": 512, "max_rows": 64}
+    return PeerProcess(
+        python, "vllm_peer.py", [str(model), dtype], work, num_physical_cores(), environment
+    )
+
+
+def _vllm_generate(vllm: PeerProcess, asks: list[Ask]) -> None:
+    vllm.step(
+        [
+            {
+                "prompt": ask.prompt_T.tolist(),
+                "num_new": ask.num_new,
+                "num_samples": ask.num_samples,
+            }
+            for ask in asks
+        ]
+    )
 
 
 def _decode_step(url: str, model: Path, rounds: int, device: str) -> dict[str, Any]:
@@ -241,6 +294,7 @@ WORKS: dict[str, tuple[shapes.Shape, Work | None]] = {
     "L_decode_step": ("L", None),
     "L_8_prompts_8_samples_256_to_64": ("L", _equal(8, 256, 64, 8)),
 }
+FOR_VLLM = ("S_32_prompts_128_to_128", "S_4_prompts_8_samples_128_to_128")
 
 
 if __name__ == "__main__":

@@ -42,12 +42,12 @@ DEVICE = os.environ.get("TEST_DEVICE", "cpu")
 class Harness:
     """A worker with one base model called ``m``."""
 
-    def __init__(self, folder: Path, **settings) -> None:
+    def __init__(self, folder: Path, num_copies: int = 3, **settings) -> None:
         self.events: list[Event] = []
         settings = {"device": DEVICE, "dtype": "float32", "num_threads": 1} | settings
         self.worker = Worker(WorkerSettings(epoch=3, **settings), self.events.append)
         self.num_jobs = 0
-        self.do(LoadBaseModel("m", str(folder)))
+        self.do(LoadBaseModel("m", str(folder), num_copies=num_copies))
 
     def do(self, *commands) -> list[Event]:
         """Execute to the end; the new events."""

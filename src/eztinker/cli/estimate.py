@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from eztinker.engine.memory_model import Estimate
     from eztinker.types.records import BaseModelRecord
 
-_PARTS = ("engine", "weights", "loading", "run", "training", "sampling", "resident", "peak")
+_PARTS = (
+    "engine",
+    "weights",
+    "copies",
+    "loading",
+    "run",
+    "training",
+    "sampling",
+    "resident",
+    "peak",
+)
 
 
 def estimate(
@@ -51,11 +61,12 @@ def estimate(
     settings = load_config({"dtype": dtype, "memory_budget_gb": memory_budget})
     base = _find(settings, model)
     room = _room(settings, device)
-    found = _estimate(settings, base, device, quantization, rank, batch, seq_len, num_samples)
+    facts = (rank, seq_len, num_samples)
+    found = _estimate(settings, base, device, quantization, batch, *facts, room or 0)
     # A server makes its micro-batches smaller before it refuses; so does this.
     while room is not None and batch > 1 and found.peak - found.engine > room:
         batch -= 1
-        found = _estimate(settings, base, device, quantization, rank, batch, seq_len, num_samples)
+        found = _estimate(settings, base, device, quantization, batch, *facts, room or 0)
     fits = None if room is None else found.peak - found.engine <= room
     if as_json:
         sums = {"resident": found.resident, "peak": found.peak, "room_for_models": room}
@@ -79,7 +90,8 @@ def peak_bytes(model: str, *, rank: int, batch: int, seq_len: int, quantization:
 
     settings = load_config()
     base = _find(settings, model)
-    return _estimate(settings, base, "cpu", quantization, rank, batch, seq_len, 0).peak
+    room = _room(settings, "cpu") or 0
+    return _estimate(settings, base, "cpu", quantization, batch, rank, seq_len, 0, room).peak
 
 
 def _find(settings: ServerConfig, model: str) -> BaseModelRecord:
@@ -95,10 +107,11 @@ def _estimate(
     base: BaseModelRecord,
     device: str,
     quantization: Any,
-    rank: int,
     batch: int,
+    rank: int,
     seq_len: int,
     num_samples: int,
+    room_bytes: int,
 ) -> Estimate:
     from pathlib import Path
 
@@ -116,6 +129,8 @@ def _estimate(
         seq_len=min(seq_len, base.context_length),
         micro_batch_tokens=settings.micro_batch_tokens,
         num_samples=num_samples,
+        device_type=device,
+        room_bytes=room_bytes,
     )
 
 
@@ -133,5 +148,5 @@ def _show(found: Estimate) -> None:
     facts = f"{found.num_parameters / 1e6:.1f} M, {found.dtype}, {found.quantization}"
     rows = [(say(f"estimate {part}"), size_text(getattr(found, part))) for part in _PARTS]
     rows[1] = (f"{rows[1][0]} ({facts})", rows[1][1])
-    rows[4] = (f"{rows[4][0]} ({found.micro_batch_tokens} tokens)", rows[4][1])
+    rows[5] = (f"{rows[5][0]} ({found.micro_batch_tokens} tokens)", rows[5][1])
     print_table(("", ""), rows)

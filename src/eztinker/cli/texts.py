@@ -297,6 +297,7 @@ _CATALOGUE: dict[str, tuple[str, str]] = {
     "estimate device": ("Where the model would lie.", "模型所在的设备。"),
     "estimate engine": ("engine process itself", "引擎进程本身"),
     "estimate weights": ("base model", "基础模型"),
+    "estimate copies": ("copies for faster products", "为加速乘法保存的副本"),
     "estimate loading": ("while it is read", "读取期间"),
     "estimate run": ("adapter, gradient, Adam moments", "适配器、梯度、Adam 动量"),
     "estimate training": ("largest micro-batch", "最大的微批次"),

@@ -18,8 +18,11 @@ from eztinker.engine.memory_model import (
     UNBOUNDED,
     DType,
     activation_bytes_per_token,
+    cache_tokens,
     compute_dtype,
+    copies_bytes,
     loading_bytes,
+    num_copies,
     room_for_models,
     run_bytes,
     training_bytes,
@@ -38,6 +41,22 @@ log = logging.getLogger(__name__)
 def key_of(base: BaseModelRecord, quantization: Quantization) -> str:
     """What the books call a model: its folder, whatever its names, and how it is held."""
     return resident_key(base.folder, quantization)
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a base model may take beside its weights.
+
+    Attributes:
+        num_copies: of its weights, in a layout of their own, at most.
+        cache_tokens: positions in its key-value cache; 0 where nobody knows the room.
+    """
+
+    num_copies: int
+    cache_tokens: int
+
+
+_UNMEASURED = Allowance(num_copies=3, cache_tokens=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +109,8 @@ class MemoryGuard:
         self._residency.release(job_id)
         self._freed.set()
 
-    async def admit_base(self, base: BaseModelRecord, quantization: Quantization) -> None:
-        """Return when there is room for a base model; the room is taken then.
+    async def admit_base(self, base: BaseModelRecord, quantization: Quantization) -> Allowance:
+        """Return when there is room for a base model; the room is taken then, and what more it may take is told.
 
         Raises:
             OutOfMemoryError: there never will be.
@@ -103,12 +122,51 @@ class MemoryGuard:
             shape = self._shapes[key] = await asyncio.to_thread(self._shape_of, Path(base.folder))
             dtype = self._dtype(shape)
             weights = weights_bytes(shape, quantization, dtype)
-            needed = weights + loading_bytes(shape, quantization, dtype)
+            loading = loading_bytes(shape, quantization, dtype)
+            # Copies that serve training are this model's whoever else is there; one for sampling only where room is left.
+            fixed = self._copies(shape, quantization, left_bytes=0)
+            held = weights + copies_bytes(shape, quantization, dtype, fixed)
             what = f"Base model {label} ({dtype}, {shape.num_parameters / 1e6:.0f} M parameters)"
-            await self._make_room(key, needed, what)
-            self._residency.enter(key, label, weights, is_pinned=is_pinned)
-        else:
-            self._residency.enter(key, label, 0, is_pinned=is_pinned)
+            await self._make_room(key, held + loading, what)
+            return self._enter(key, label, shape, quantization, is_pinned=is_pinned)
+        self._residency.enter(key, label, 0, is_pinned=is_pinned)
+        return _UNMEASURED
+
+    def _enter(
+        self,
+        key: str,
+        label: str,
+        shape: ModelShape,
+        quantization: Quantization,
+        *,
+        is_pinned: bool,
+    ) -> Allowance:
+        dtype = self._dtype(shape)
+        weights = weights_bytes(shape, quantization, dtype)
+        loading = loading_bytes(shape, quantization, dtype)
+        left = self._room_bytes() - self._residency.taken_bytes - weights - loading
+        copies = self._copies(shape, quantization, left)
+        held = weights + copies_bytes(shape, quantization, dtype, copies)
+        self._residency.enter(key, label, held, is_pinned=is_pinned)
+        if left > UNBOUNDED // 2:
+            return _UNMEASURED
+        left = self._room_bytes() - self._residency.taken_bytes
+        return Allowance(copies, cache_tokens(shape, dtype, left))
+
+    def _copies(self, shape: ModelShape, quantization: Quantization, left_bytes: int) -> int:
+        """How many copies of its weights a model may have where so much room is left beside it; none where nobody knows."""
+        room = self._room_bytes()
+        if room > UNBOUNDED // 2:
+            return 0
+        facts = self._supervisor.facts
+        return num_copies(
+            shape,
+            quantization,
+            self._dtype(shape),
+            device_type=facts.device.partition(":")[0] if facts else "cpu",
+            room_bytes=room,
+            left_bytes=left_bytes,
+        )
 
     def settle_base(self, key: str, size_bytes: int) -> None:
         """What a base model really takes, now that it is there (with a copy for sampling, say)."""

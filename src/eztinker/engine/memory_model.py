@@ -38,6 +38,15 @@ _ALLOCATOR_SHARE = 0.04
 UNBOUNDED = 2**62
 """Room where nobody can say how much memory there is."""
 
+PACKED_TRAINING_SHARE = 0.125
+"""Of the room for models, for two more copies of a model's weights, laid out for oneDNN both ways, and for those with a
+third, transposed for single rows."""
+PACKED_SHARE = 0.25
+"""Of what is left of the room, for one copy, which serves sampling alone."""
+CACHE_SHARE = 0.25
+"""Of what is left of the room, for a model's key-value cache."""
+_CACHE_SPARE = 2
+
 _BUDGET_SHARE = {"cpu": 0.8, "cuda": 0.9}
 _CUDA_CONTEXT_BYTES = 600_000_000
 
@@ -90,6 +99,62 @@ def weights_bytes(shape: ModelShape, quantization: Quantization, dtype: DType) -
     else:
         linear = shape.num_linear * width
     return linear + shape.num_other * width
+
+
+def copies_bytes(
+    shape: ModelShape, quantization: Quantization, dtype: DType, num_copies: int
+) -> int:
+    """Copies of the weights that products like to have laid out in their own way; quantised ones have none.
+
+    Args:
+        num_copies: as ``num_copies`` tells; the third is of those groups of layers alone that have more outputs than inputs.
+    """
+    head = shape.vocab_size * shape.hidden
+    linear = shape.num_linear if quantization == "none" else 0
+    groups = (2 * shape.inner, (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_size)
+    wide = sum(num_outputs for num_outputs in groups if num_outputs > shape.hidden)
+    turned = min(linear, shape.num_layers * wide * shape.hidden)
+    numbers = min(num_copies, 2) * (linear + head) + (turned + head) * (num_copies == 3)
+    return numbers * item_bytes(dtype)
+
+
+def num_copies(
+    shape: ModelShape,
+    quantization: Quantization,
+    dtype: DType,
+    *,
+    device_type: str,
+    room_bytes: int,
+    left_bytes: int,
+) -> Literal[0, 1, 2, 3]:
+    """How many more copies of its weights a model may have.
+
+    Two and three follow from the room alone, not from who else is there: with them training passes round differently, and
+    a replay must round as the pass did.
+
+    Args:
+        device_type: only a CPU has such copies.
+        room_bytes: for models and runs, as of ``room_for_models``.
+        left_bytes: of it, beside everything resident and this model without copies.
+    """
+    one = copies_bytes(shape, quantization, dtype, 1)
+    if device_type != "cpu":
+        return 0
+    if 3 * one <= PACKED_TRAINING_SHARE * room_bytes and dtype == "float32":
+        return 3
+    if 2 * one <= PACKED_TRAINING_SHARE * room_bytes:
+        return 2
+    return 1 if one <= PACKED_SHARE * left_bytes else 0
+
+
+def cache_tokens(shape: ModelShape, dtype: DType, left_bytes: int) -> int:
+    """Positions that the key-value cache of a model may hold: a share of what the budget leaves, spare room counted in.
+
+    Args:
+        left_bytes: of the room for models and runs, beside everything resident and this model with its copies.
+    """
+    per_token = _CACHE_SPARE * cache_bytes_per_token(shape, dtype)
+    return max(1, int(CACHE_SHARE * left_bytes) // per_token)
 
 
 def loading_bytes(shape: ModelShape, quantization: Quantization, dtype: DType) -> int:
@@ -180,6 +245,7 @@ class Estimate:
         dtype: computed in.
         engine: the worker process itself.
         weights, loading: of the model; the second only while it is read.
+        copies: of the weights, for faster products.
         run: adapter, gradient, moments.
         training: activations, logits and gradients of the largest micro-batch.
         sampling: cache and logits.
@@ -192,6 +258,7 @@ class Estimate:
     engine: int
     weights: int
     loading: int
+    copies: int
     run: int
     training: int
     sampling: int
@@ -200,13 +267,13 @@ class Estimate:
     @property
     def resident(self) -> int:
         """Between two pieces of work."""
-        return self.engine + self.weights + self.run
+        return self.engine + self.weights + self.copies + self.run
 
     @property
     def peak(self) -> int:
         """The most at any moment: reading, or a micro-batch while sequences are being generated."""
         working = self.resident + self.training + self.sampling
-        return max(self.engine + self.weights + self.loading, working)
+        return max(self.engine + self.weights + self.copies + self.loading, working)
 
 
 def estimate(
@@ -220,6 +287,8 @@ def estimate(
     dropout: bool = True,
     micro_batch_tokens: int = 4096,
     num_samples: int = 0,
+    device_type: str = "cpu",
+    room_bytes: int = 0,
 ) -> Estimate:
     """Predict the memory of training ``batch`` sequences of ``seq_len`` tokens, and of sampling.
 
@@ -227,16 +296,28 @@ def estimate(
         rank: of an adapter on all linear layers.
         micro_batch_tokens: the engine's bound; a longer sequence is a micro-batch of its own.
         num_samples: sequences of ``seq_len`` tokens that are generated meanwhile.
+        device_type: ``cpu`` or ``cuda``.
+        room_bytes: for models and runs, nobody else being there; with 0 the model has no copies.
     """
     tokens = min(batch * seq_len, max(seq_len, micro_batch_tokens // seq_len * seq_len))
     quantized = quantization != "none"
+    weights = weights_bytes(shape, quantization, dtype)
+    copies = num_copies(
+        shape,
+        quantization,
+        dtype,
+        device_type=device_type,
+        room_bytes=room_bytes,
+        left_bytes=room_bytes - weights,
+    )
     return Estimate(
         num_parameters=shape.num_parameters,
         dtype=dtype,
         quantization=quantization,
         engine=ENGINE_BYTES + (QUANTIZATION_BYTES if quantized else 0),
-        weights=weights_bytes(shape, quantization, dtype),
+        weights=weights,
         loading=loading_bytes(shape, quantization, dtype),
+        copies=copies_bytes(shape, quantization, dtype, copies),
         run=run_bytes(shape, rank, dtype),
         training=training_bytes(shape, rank, dtype, num_tokens=tokens, dropout=dropout),
         sampling=sampling_bytes(shape, dtype, num_rows=num_samples, num_tokens=seq_len)

@@ -196,11 +196,17 @@ class Residents:
         self, base_model: str, record: BaseModelRecord, quantization: Quantization
     ) -> None:
         key, epoch = key_of(record, quantization), self._epoch
-        await self.memory.admit_base(record, quantization)
+        allowed = await self.memory.admit_base(record, quantization)
         try:
             answer = await self._supervisor.request(
                 f"base:{resident_key(base_model, quantization)}",
-                LoadBaseModel(base_model, record.folder, quantization),
+                LoadBaseModel(
+                    base_model,
+                    record.folder,
+                    quantization,
+                    num_copies=allowed.num_copies,
+                    cache_tokens=allowed.cache_tokens,
+                ),
                 epoch=epoch,
             )
         except BaseException:

@@ -51,7 +51,7 @@ class WorkerSettings:
         num_threads: torch threads; 0 takes the number of physical cores.
         plugins: modules to import at start.
         micro_batch_tokens: bound on a micro-batch when the worker plans itself (evaluation).
-        kv_cache_tokens: bound on cached tokens; 0 derives it from free memory.
+        kv_cache_tokens: bound on cached tokens; 0 leaves it to ``LoadBaseModel``.
         deterministic: equal work gives equal bits whatever else is being done.
         known_logits: folder for what transformers said of base models; empty keeps nothing.
     """
@@ -72,11 +72,19 @@ class WorkerSettings:
 
 @dataclass(frozen=True, slots=True)
 class LoadBaseModel:
-    """Read a base model's weights unless they are resident. Answer: ``BaseModelLoaded``."""
+    """Read a base model's weights unless they are resident. Answer: ``BaseModelLoaded``.
+
+    Attributes:
+        num_copies: of its weights in a layout that products like, at most.
+        cache_tokens: bound on its cached tokens, unless the setting ``kv_cache_tokens`` gives one; 0 derives it from
+            free memory.
+    """
 
     base_model: str
     folder: str
     quantization: Quantization = "none"
+    num_copies: int = 3
+    cache_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

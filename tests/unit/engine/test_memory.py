@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,12 @@ import pytest
 from eztinker.engine.memory_model import (
     ENGINE_BYTES,
     UNBOUNDED,
+    cache_bytes_per_token,
+    cache_tokens,
     compute_dtype,
+    copies_bytes,
     estimate,
+    num_copies,
     room_for_models,
     weights_bytes,
 )
@@ -141,6 +146,46 @@ async def test_a_quantised_copy_counts_by_itself(engine, world):
     assert [m.quantization for m in engine.manager.loaded_models] == ["nf4"]
 
 
+async def test_copies_and_cache_follow_from_what_the_budget_leaves(tmp_path, world):
+    small = replace(SHAPE, num_linear=100_000_000, num_other=0)  # 400 MB, and so much each copy
+    world.shapes = {"small": small, "other": SHAPE}
+    for budget_gb, copies in ((12.0, 3), (8.0, 2), (4.0, 1), (1.2, 0)):
+        engine = Engine(
+            tmp_path / str(budget_gb), world, memory_budget_gb=budget_gb, dtype="float32"
+        )
+        await engine.start()
+        try:
+            await sample(engine, "small")
+            alone = world.sent(messages.LoadBaseModel)[-1]
+            assert alone.num_copies == copies
+            room = room_for_models(0, budget_gb, "cpu")
+            held = weights_bytes(small, "none", "float32") + copies_bytes(
+                small, "none", "float32", copies
+            )
+            assert alone.cache_tokens == cache_tokens(small, "float32", room - held)
+            per_token = cache_bytes_per_token(small, "float32")
+            assert alone.cache_tokens * per_token * 2 <= 0.25 * (room - held)
+            if budget_gb > 9:
+                await sample(engine, "other")  # takes 4 of 12 GB, and no room for a copy is left
+                beside = world.sent(messages.LoadBaseModel)[-1]
+                assert beside.num_copies == 0
+                assert 0 < beside.cache_tokens < alone.cache_tokens
+        finally:
+            await engine.stop()
+
+
+async def test_where_nobody_knows_the_memory_the_worker_looks_for_itself(tmp_path, world):
+    world.shapes = {"teacher": SHAPE}
+    engine = Engine(tmp_path, world, dtype="float32")
+    await engine.start()
+    try:
+        await sample(engine, "teacher")
+        command = world.sent(messages.LoadBaseModel)[-1]
+        assert (command.num_copies, command.cache_tokens) == (3, 0)
+    finally:
+        await engine.stop()
+
+
 async def test_micro_batches_shrink_with_the_memory_that_is_left(tmp_path, world):
     wide = replace(SHAPE, num_linear=1, num_other=1, hidden=4096, inner=16384, num_layers=32)
     world.shapes = {"wide": wide}
@@ -199,6 +244,35 @@ def test_room_is_a_share_of_the_memory_or_what_the_setting_says():
     assert room_for_models(0, 0, "cpu") == UNBOUNDED
 
 
+@pytest.mark.parametrize(
+    ("room_gb", "left_gb", "expected"),
+    [(97, 0, 3), (95, 0, 2), (65, 0, 2), (64, 60, 1), (64, 16.1, 1), (64, 15.9, 0), (0, 0, 0)],
+)
+def test_two_copies_follow_from_the_room_alone_and_one_from_what_is_left(
+    room_gb, left_gb, expected
+):
+    shape = replace(SHAPE, num_linear=GB, vocab_size=10, hidden=64)
+    sizes = {"room_bytes": int(room_gb * GB), "left_bytes": int(left_gb * GB)}
+    assert num_copies(shape, "none", "float32", device_type="cpu", **sizes) == expected
+    assert num_copies(shape, "none", "float32", device_type="cuda", **sizes) == 0
+
+
+def test_a_quantised_model_has_copies_of_its_head_alone():
+    assert copies_bytes(SHAPE, "nf4", "float32", 1) == 4 * 100 * 64
+    assert copies_bytes(SHAPE, "none", "bfloat16", 2) == 4 * (900_000_000 + 100 * 64)
+
+
+def test_an_estimate_counts_the_copies_that_the_server_would_make():
+    common: dict[str, Any] = {"quantization": "none", "rank": 4, "batch": 1, "seq_len": 10}
+    small = replace(SHAPE, num_linear=GB // 4, num_other=0)
+    without = estimate(small, dtype="float32", **common)
+    found = estimate(small, dtype="float32", room_bytes=20 * GB, **common)
+    assert without.copies == 0
+    assert found.copies == copies_bytes(small, "none", "float32", 2)
+    assert found.resident - without.resident == found.copies
+    assert found.peak - without.peak == found.copies
+
+
 def test_an_estimate_adds_up():
     found = estimate(
         SHAPE, quantization="nf4", dtype="bfloat16", rank=4, batch=8, seq_len=100, num_samples=2
@@ -206,7 +280,7 @@ def test_an_estimate_adds_up():
     assert found.weights == weights_bytes(SHAPE, "nf4", "bfloat16")
     assert 0.51 * 0.9 * GB + 0.2 * GB < found.weights < 0.52 * 0.9 * GB + 0.2 * GB
     assert found.micro_batch_tokens == 800
-    assert found.resident == found.engine + found.weights + found.run
+    assert found.resident == found.engine + found.weights + found.copies + found.run
     assert found.peak >= found.resident + found.training + found.sampling
     long = estimate(SHAPE, quantization="none", dtype="float32", rank=4, batch=8, seq_len=3000)
     assert long.micro_batch_tokens == 3000

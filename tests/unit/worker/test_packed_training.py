@@ -5,15 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
+from eztinker.engine.memory_model import copies_bytes as predicted_bytes
+from eztinker.engine.model_shape import read_shape
 from eztinker.engine.worker import decoder
 from eztinker.types.messages import OpenRun
 from eztinker.types.training import LoRAConfig
 from tests.worker_harness import Harness, datum
 
 
-def trained(folder) -> tuple[Harness, list]:
+def trained(folder, num_copies: int = 2) -> tuple[Harness, list]:
     """A run with a step behind it, so that B is not zero, and one more pass; its log-probabilities."""
-    harness = Harness(folder)
+    harness = Harness(folder, num_copies)
     harness.do(OpenRun(harness.job_id(), "r", "m", LoRAConfig(r=3, lora_dropout=0.0), 1))
     data = [datum(1, 12), datum(2, 20), datum(3, 1)]
     harness.forward_backward(data)
@@ -29,10 +31,9 @@ def copies_bytes(harness: Harness) -> int:
 @pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="weights cannot be packed here"
 )
-def test_packed_weights_give_the_same_gradients_and_are_counted(qwen2_folder, monkeypatch):
+def test_packed_weights_give_the_same_gradients_and_are_counted(qwen2_folder):
     packed, packed_logprobs = trained(qwen2_folder)
-    monkeypatch.setattr(decoder, "_PACKED_TRAINING_SHARE", 0.0)
-    plain, plain_logprobs = trained(qwen2_folder)
+    plain, plain_logprobs = trained(qwen2_folder, num_copies=1)
     for ours, expected in zip(packed_logprobs, plain_logprobs, strict=True):
         assert ours == pytest.approx(expected, abs=1e-5)
     gradient_P, expected_P = (h.run_state("r").gradient_P for h in (packed, plain))
@@ -40,17 +41,18 @@ def test_packed_weights_give_the_same_gradients_and_are_counted(qwen2_folder, mo
     assert copies_bytes(packed) > 1.5 * copies_bytes(plain) > 0, "two copies, one for sampling"
 
 
-def test_training_packs_by_the_memory_of_the_machine(qwen2_folder, monkeypatch):
-    """What happens to be free decides only where the copies would not even fit."""
-    monkeypatch.setattr(decoder, "can_pack", lambda device, dtype: False)
-    size_bytes = trained(qwen2_folder)[0].worker._residents.base_models["m"].decoder.size_bytes
-    monkeypatch.undo()
-    monkeypatch.setattr(decoder, "total_memory_bytes", lambda device: 21 * size_bytes)
-    monkeypatch.setattr(decoder, "free_memory_bytes", lambda device: 5 * size_bytes)
-    two = copies_bytes(Harness(qwen2_folder))
+@pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="weights cannot be packed here"
+)
+def test_copies_are_as_many_and_as_large_as_was_predicted(qwen2_folder, monkeypatch):
+    """Fewer only where the machine has no room for those that the budget allows."""
+    shape = read_shape(qwen2_folder)
+    for num_copies in (0, 1, 2, 3):
+        held = copies_bytes(Harness(qwen2_folder, num_copies))
+        assert held == pytest.approx(
+            predicted_bytes(shape, "none", "float32", num_copies), rel=0.02
+        )
+    base = Harness(qwen2_folder, 0).worker._residents.base_models["m"]
+    size_bytes = base.decoder.size_bytes
     monkeypatch.setattr(decoder, "free_memory_bytes", lambda device: 4.0 * size_bytes - 1)
     assert copies_bytes(Harness(qwen2_folder)) == 0
-    monkeypatch.setattr(decoder, "free_memory_bytes", lambda device: 9 * size_bytes)
-    assert copies_bytes(Harness(qwen2_folder)) == two
-    monkeypatch.setattr(decoder, "total_memory_bytes", lambda device: 19 * size_bytes)
-    assert 0 < copies_bytes(Harness(qwen2_folder)) < two

@@ -76,6 +76,7 @@ def load_base_model(
     device: torch.device,
     dtype: str,
     known_logits: Path | None = None,
+    num_copies: int = 3,
 ) -> BaseModel:
     """Read a base model and check that it gives its own numbers in our hands.
 
@@ -86,6 +87,7 @@ def load_base_model(
         device: where the weights go.
         dtype: ``auto`` takes float32 for a model under 300 M parameters on a CPU, else bfloat16.
         known_logits: folder where the numbers that a model must give are kept for the next load.
+        num_copies: of the weights in a layout that products like, at most.
 
     Raises:
         NotFoundError: no such folder, or no weights in it.
@@ -96,7 +98,7 @@ def load_base_model(
     _need_weight_files(name, folder)
     try:
         compute = compute_dtype(dtype, device.type, read_shape(folder).num_parameters)
-        place = _Place(folder, quantization, device, getattr(torch, compute))
+        place = _Place(folder, quantization, device, getattr(torch, compute), num_copies)
         known = KnownLogits.of(folder, compute, quantization, device.type, written=known_logits)
         model, decoder = _known_decoder(place, known) or _compared_decoder(place, known)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -120,6 +122,7 @@ class _Place:
     quantization: Quantization
     device: torch.device
     dtype: torch.dtype
+    num_copies: int
 
     def put(self, model: Any) -> Any:
         """A model as read, quantised and moved."""
@@ -142,7 +145,7 @@ def _known_decoder(place: _Place, known: KnownLogits) -> tuple[Any, Decoder] | N
         return None
     model = place.put(model)
     _copy_out_of_files(model)
-    decoder = LeanDecoder(model)
+    decoder = LeanDecoder(model, place.num_copies)
     try:
         decoder.verify(expected, _probe_texts(model), columns(decoder.vocab_size))
     except (UnsupportedError, RuntimeError) as error:
@@ -158,17 +161,19 @@ def _compared_decoder(place: _Place, known: KnownLogits) -> tuple[Any, Decoder]:
     model = place.put(_read(place.folder, place.read_dtype or "auto"))
     probe = _probe_texts(model)
     reference = own_logits(model, probe)
-    decoder = _choose_decoder(model, torch.cat(reference), probe)
+    decoder = _choose_decoder(model, torch.cat(reference), probe, place.num_copies)
     if isinstance(decoder, LeanDecoder):
         known.keep(reference)
     return model, decoder
 
 
-def _choose_decoder(model: Any, reference: Tensor, probe: list[list[int]]) -> Decoder:
+def _choose_decoder(
+    model: Any, reference: Tensor, probe: list[list[int]], num_copies: int
+) -> Decoder:
     """Our own decoder where it covers the model and gives its numbers; else transformers' modules."""
     if obstacle(model) is None:
         _copy_out_of_files(model)
-        lean = LeanDecoder(model)
+        lean = LeanDecoder(model, num_copies)
         try:
             lean.verify(reference, probe)
         except UnsupportedError as error:

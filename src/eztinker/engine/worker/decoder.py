@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from eztinker.engine.worker.attention import Layout, PackedLayout, Variant
 from eztinker.engine.worker.decoder_base import Decoder, Segments
-from eztinker.engine.worker.devices import free_memory_bytes, total_memory_bytes
+from eztinker.engine.worker.devices import free_memory_bytes
 from eztinker.engine.worker.lean_adapters import (
     FrozenLayers,
     GroupAdapter,
@@ -65,8 +65,6 @@ _ARCHITECTURES = (
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 _PACKED_SHARE = 0.25
 """Of the free memory, for a second copy of the weights in the layout that products like best."""
-_PACKED_TRAINING_SHARE = 0.1
-"""Of the machine's memory, for two copies, with which training passes are faster too, and a third for single rows."""
 _LAYER_PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _ATTENTION_PARTS = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _MLP_PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
@@ -131,9 +129,11 @@ class LeanDecoder(Decoder):
 
     Args:
         model: one without an ``obstacle``.
+        num_copies: of the weights, at most: with one sampling is faster, with two training passes are, with a third
+            single rows. How many the memory budget allows is ``memory_model.num_copies``'s affair.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, num_copies: int = 3) -> None:
         super().__init__(model)
         body = model.base_model
         site_of = {site.name: site.index for site in self.sites}
@@ -155,7 +155,7 @@ class LeanDecoder(Decoder):
         self._adapters: WeakKeyDictionary[AdapterWeights, list[LayerAdapters]]
         self._adapters = WeakKeyDictionary()
         self._trained_layers = self._sampling_layers = self._layers
-        self._pack()
+        self._pack(num_copies)
 
     @property
     def can_share_prompts(self) -> bool:
@@ -176,17 +176,16 @@ class LeanDecoder(Decoder):
         in_head = sum(t.numel() * t.element_size() for t in copies if t is not None)
         return self.size_bytes + in_head + sum(map(copies_bytes, self._sampling_layers))
 
-    def _pack(self) -> None:
-        """Lay out copies of the weights where there is room for them.
+    def _pack(self, num_copies: int) -> None:
+        """Lay out as many copies of the weights as are allowed; fewer only where the machine has no room for them.
 
-        Whether training passes use them follows from the machine's memory, not from what happens to be
-        free: a replay rounds as the pass did. Only where two copies would not even fit is it otherwise.
+        Whether training passes use them follows from the budget, not from what happens to be free: a replay
+        rounds as the pass did. Only where two copies would not even fit is it otherwise.
         """
-        if not can_pack(self.device, self.dtype):
+        if num_copies == 0 or not can_pack(self.device, self.dtype):
             return
         free_bytes, size_bytes = free_memory_bytes(self.device), self.size_bytes
-        total_bytes = total_memory_bytes(self.device) or free_bytes
-        if 2 * size_bytes <= min(_PACKED_TRAINING_SHARE * total_bytes, free_bytes / 2):
+        if num_copies >= 2 and 2 * size_bytes <= free_bytes / 2:
             self._trained_layers = [packed_layer_for_training(layer) for layer in self._layers]
             self._sampling_layers = self._trained_layers
             self._head = replace(self._head, packed_back_DV=pack(self._head.weight_VD.t()))
@@ -195,7 +194,7 @@ class LeanDecoder(Decoder):
         else:
             return
         self._head = replace(self._head, packed_VD=pack(self._head.weight_VD))
-        if 3 * size_bytes <= min(_PACKED_TRAINING_SHARE * total_bytes, free_bytes / 2):
+        if num_copies == 3 and 3 * size_bytes <= free_bytes / 2:
             self._trained_layers = [with_turned(layer) for layer in self._trained_layers]
             self._sampling_layers = self._trained_layers
             self._head = replace(self._head, turned_DV=turned(self._head.weight_VD))

@@ -208,8 +208,9 @@ def _resident_base_model(residents: Residents, command: LoadBaseModel) -> BaseMo
         device=residents.device,
         dtype=residents.settings.dtype,
         known_logits=Path(kept) if kept else None,
+        num_copies=command.num_copies,
     )
-    residents.add_base_model(base)
+    residents.add_base_model(base, command.cache_tokens)
     return base
 
 

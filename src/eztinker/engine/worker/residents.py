@@ -48,11 +48,16 @@ class Residents:
             OrderedDict()
         )
 
-    def add_base_model(self, base: BaseModel) -> None:
-        """Keep a base model and give it a sampler."""
-        decoder = base.decoder
-        tokens = self.settings.kv_cache_tokens
-        tokens = tokens or default_cache_tokens(self.device, decoder.cache_bytes_per_token)
+    def add_base_model(self, base: BaseModel, cache_tokens: int = 0) -> None:
+        """Keep a base model and give it a sampler.
+
+        Args:
+            base: the model.
+            cache_tokens: what the memory budget leaves its cache; 0 where nobody knows. Never more than a quarter of
+                the memory that is free.
+        """
+        free = default_cache_tokens(self.device, base.decoder.cache_bytes_per_token)
+        tokens = self.settings.kv_cache_tokens or min(cache_tokens or free, free)
         self.base_models[base.key] = base
         self.samplers[base.key] = Sampler(base, tokens, deterministic=self.settings.deterministic)
 

@@ -20,7 +20,7 @@ def test_the_parts_add_up(run: Run):
     assert found["fits"] is True
     assert (found["dtype"], found["quantization"]) == ("float32", "none")
     assert found["weights"] == 4 * found["num_parameters"]
-    assert found["resident"] == found["engine"] + found["weights"] + found["run"]
+    assert found["resident"] == found["engine"] + found["weights"] + found["copies"] + found["run"]
     assert found["micro_batch_tokens"] == 128
     assert found["room_for_models"] == 9 * 10**9 - 275_000_000
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from eztinker.ops.packed_linear import packed_linear, turned_linear
+from eztinker.ops.packed_linear import is_better_turned, packed_linear, turned_linear
 
 _CHUNK_ELEMENTS = 4 * 1024 * 1024
 """Logits of one chunk, in float32 elements."""
@@ -38,7 +38,7 @@ class Head:
         temperature: divides the logits last.
         packed_VD: W laid out for faster products (``packed_linear.py``), or None.
         packed_back_DV: W transposed, laid out in the same way; then both serve passes with gradients too.
-        turned_DV: W transposed, for single rows, beside ``packed_VD``; or None.
+        turned_DV: W transposed, for very few rows, beside ``packed_VD``; or None.
     """
 
     weight_VD: Tensor
@@ -68,7 +68,7 @@ class Head:
         """W·h + b [N, V]; a packed product has no gradient of its own."""
         if self.packed_VD is None or not may_pack:
             return torch.nn.functional.linear(hidden_ND, self.weight_VD, self.bias_V)
-        if self.turned_DV is not None and hidden_ND.shape[0] == 1:
+        if self.turned_DV is not None and is_better_turned(hidden_ND, self.turned_DV):
             return turned_linear(hidden_ND, self.turned_DV, self.bias_V)
         return packed_linear(hidden_ND, self.packed_VD, self.bias_V)
 

@@ -1,8 +1,8 @@
 """Products with a weight that was laid out once for them; on a CPU, without gradients.
 
 A plain product lays out its weight anew at every call, which for the few rows of a decode step costs more
-than the product: laid out once for oneDNN, it is up to twice as fast (``docs/performance.md``). A single row
-of float32 is different: its product is one reading of the weight, and a transposed copy is read fastest
+than the product: laid out once for oneDNN, it is up to twice as fast (``docs/performance.md``). One or two rows
+of float32 are different: their product is a reading of the weight, and a transposed copy is read fastest
 where there are more outputs than inputs, the weight as it is where there are not. Pure functions; called
 by ``engine/worker/packed_projection.py`` and ``ops/logprobs.py``.
 
@@ -16,7 +16,8 @@ from torch import Tensor
 
 _ROWS_LAID_OUT_FOR = 32
 _SMALL_WEIGHT = 2**18
-"""Numbers up to which the float32 product of a single row is faster as it is than laid out for oneDNN."""
+"""Numbers up to which the float32 product of very few rows is faster as it is than laid out for oneDNN."""
+_VERY_FEW = 2
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
@@ -48,20 +49,25 @@ def packed_linear_added(
 
 def is_better_plain(x_ND: Tensor, weight_OD: Tensor) -> bool:
     """Whether so small a product is faster without."""
-    if x_ND.shape[0] != 1 or x_ND.dtype != torch.float32:
+    if x_ND.shape[0] > _VERY_FEW or x_ND.dtype != torch.float32:
         return False
     num_outputs, num_inputs = weight_OD.shape
     return num_outputs <= num_inputs or weight_OD.numel() <= _SMALL_WEIGHT
 
 
 def turned(weight_OD: Tensor) -> Tensor | None:
-    """A transposed copy [D, O] for single rows; None where they gain nothing by it."""
+    """A transposed copy [D, O] for very few rows; None where they gain nothing by it."""
     num_outputs, num_inputs = weight_OD.shape
     if weight_OD.dtype != torch.float32 or num_outputs <= num_inputs:
         return None
     return weight_OD.t().contiguous()
 
 
-def turned_linear(x_1D: Tensor, turned_DO: Tensor, bias_O: Tensor | None) -> Tensor:
-    """W·x + b [1, O] of a single row."""
-    return x_1D @ turned_DO if bias_O is None else torch.addmm(bias_O, x_1D, turned_DO)
+def is_better_turned(x_ND: Tensor, turned_DO: Tensor | None) -> bool:
+    """Whether there is such a copy, and so few rows that it is the faster one."""
+    return turned_DO is not None and x_ND.shape[0] <= _VERY_FEW
+
+
+def turned_linear(x_ND: Tensor, turned_DO: Tensor, bias_O: Tensor | None) -> Tensor:
+    """W·x + b [N, O] of very few rows."""
+    return x_ND @ turned_DO if bias_O is None else torch.addmm(bias_O, x_ND, turned_DO)

@@ -46,7 +46,6 @@ def decode(own, shared=(), variant=None):
     return layout.attend(0, q, k, v, variant).flatten(1), torch.stack(expected)
 
 
-# Few rows run in the fused kernel, many as batched products.
 @pytest.mark.parametrize("num_rows", [3, 20])
 @pytest.mark.parametrize("variant", [Variant(), Variant(scaling=0.5), Variant(sliding_window=7)])
 def test_a_row_sees_what_it_would_see_alone(num_rows, variant):

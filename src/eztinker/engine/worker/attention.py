@@ -26,9 +26,6 @@ ATTENTION_NAME = "eztinker"
 # Keywords of attention functions that change the numbers and that are not implemented below.
 _NOT_IMPLEMENTED = ("s_aux", "position_bias", "head_mask")
 
-_MANY = 32
-"""Rows times key-value heads from which on a decode step's attention is two batched products."""
-
 
 @dataclass(frozen=True, slots=True)
 class Variant:
@@ -260,22 +257,16 @@ class DecodeLayout:
         self._width = width
         self._shared = shared
         self._bias_R11S = _bias(cache.dtype, places_R, width)
-        self._slots_N: Tensor | None = None
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, variant: Variant) -> Tensor:
         """Store the new keys and values, then attend to everything stored in the row."""
-        if self._slots_N is None:
-            self._slots_N = self._cache.slots(self._places_R, k.shape[1])
-        keys, values = self._cache.append(layer, self._slots_N, k, v, self._width)
+        keys, values = self._cache.append(layer, self._places_R, k, v, self._width)
         rows, heads, _, size = q.shape
         # Query heads of one group become positions: keys and values are read once, never copied.
         grouped = q.reshape(rows, keys.shape[1], heads // keys.shape[1], size)
         window = variant.sliding_window
         if variant.softcap is not None or (window is not None and window < self._width):
             out = masked(grouped, keys, values, self._visible(window), variant)
-        elif _is_faster_as_products(grouped):
-            prompts = [(prompt, *prompt.kv.layer(layer)) for prompt in self._shared]
-            out = as_products(grouped, keys, values, self._bias_R11S, variant.scaling, prompts)
         elif self._shared:
             out = self._with_prompts(layer, grouped, keys, values, variant.scaling)
         else:
@@ -323,62 +314,6 @@ def _bias(dtype: torch.dtype, places_R: Tensor, width: int) -> Tensor | None:
     visible_RS = places_R[:, None] >= torch.arange(width, device=places_R.device)
     bias_RS = torch.zeros(visible_RS.shape, dtype=dtype, device=places_R.device)
     return bias_RS.masked_fill_(~visible_RS, -torch.inf)[:, None, None, :]
-
-
-def _is_faster_as_products(q_RGED: Tensor) -> bool:
-    """Whether there are so many small attentions that two batched products beat the fused kernel.
-
-    Only in float32: in bfloat16 the scores would be rounded between the two.
-    """
-    num = q_RGED.shape[0] * q_RGED.shape[1]
-    return num >= _MANY and q_RGED.dtype == torch.float32 and q_RGED.device.type == "cpu"
-
-
-def as_products(
-    q_RGED: Tensor,
-    k_RGSD: Tensor,
-    v_RGSD: Tensor,
-    bias_R11S: Tensor | None,
-    scaling: float | None,
-    prompts: Sequence[tuple[SharedPrompt, Tensor, Tensor]] = (),
-) -> Tensor:
-    """Attention [R, G, E, D] of every row to its own keys and to those of its shared prompt.
-
-    One softmax goes over both. A prompt's keys are read once for all its rows, whose queries (E per row
-    and group) become rows of one product.
-
-    Args:
-        q_RGED: queries.
-        k_RGSD, v_RGSD: of the rows.
-        bias_R11S: added to the rows' own scores.
-        scaling: factor on q·k; None means 1/sqrt(D).
-        prompts: each with its keys and values [G, T, D].
-    """
-    q_RGED = q_RGED * (q_RGED.shape[-1] ** -0.5 if scaling is None else scaling)
-    scores = torch.matmul(q_RGED, k_RGSD.transpose(2, 3))
-    if bias_R11S is not None:
-        scores += bias_R11S
-    if not prompts:
-        return torch.matmul(torch.softmax(scores, -1), v_RGSD)
-    longest = max(keys.shape[1] for _, keys, _ in prompts)
-    before = scores.new_full((*scores.shape[:3], longest), -torch.inf)
-    for prompt, k_GTD, _ in prompts:
-        queries = _side_by_side(q_RGED[prompt.start : prompt.end])
-        found = torch.bmm(queries, k_GTD.transpose(1, 2))
-        part = before[prompt.start : prompt.end, ..., : k_GTD.shape[1]]
-        part.copy_(found.unflatten(1, (len(part), -1)).transpose(0, 1))
-    weights = torch.softmax(torch.cat([before, scores], -1), -1)
-    out = torch.matmul(weights[..., longest:], v_RGSD)
-    for prompt, _, v_GTD in prompts:
-        shares = _side_by_side(weights[prompt.start : prompt.end, ..., : v_GTD.shape[1]])
-        part = out[prompt.start : prompt.end]
-        part += torch.bmm(shares, v_GTD).unflatten(1, (len(part), -1)).transpose(0, 1)
-    return out
-
-
-def _side_by_side(x_RGED: Tensor) -> Tensor:
-    """[G, R·E, D]: what several rows ask of the same keys."""
-    return x_RGED.transpose(0, 1).flatten(1, 2)
 
 
 def _attend_with_sum(

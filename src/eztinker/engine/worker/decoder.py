@@ -130,7 +130,7 @@ class LeanDecoder(Decoder):
     Args:
         model: one without an ``obstacle``.
         num_copies: of the weights, at most: with one sampling is faster, with two training passes are, with a third
-            single rows. How many the memory budget allows is ``memory_model.num_copies``'s affair.
+            very few rows. How many the memory budget allows is ``memory_model.num_copies``'s affair.
     """
 
     def __init__(self, model: Any, num_copies: int = 3) -> None:

@@ -85,6 +85,7 @@ class KVCache:
         # One tensor per layer and kind: while buffers grow, only one of them exists twice.
         self._keys_RGSD: list[Tensor] = []
         self._values_RGSD: list[Tensor] = []
+        self._row_R = torch.empty(0, dtype=torch.int64)
 
     @property
     def num_tokens(self) -> int:
@@ -123,6 +124,7 @@ class KVCache:
         for buffers in (self._keys_RGSD, self._values_RGSD):
             for layer in range(len(buffers)):
                 buffers[layer] = self._resized(buffers[layer], shape)
+        self._row_R = torch.arange(num_rows, device=self.device)
         self._num_rows, self._num_positions = shape
 
     def allocate(self, prompt: PromptKV) -> None:
@@ -150,24 +152,17 @@ class KVCache:
         copy.values_LGTD = torch.stack([v[row, :, :num_positions] for v in self._values_RGSD])
         return copy
 
-    def slots(self, places_R: Tensor, num_groups: int) -> Tensor:
-        """Where one position of each row lies when rows, groups and positions are counted through [R·G]."""
-        num_slots = len(places_R) * num_groups * self._num_positions
-        start_RG = torch.arange(0, num_slots, self._num_positions, device=self.device)
-        return (start_RG.view(len(places_R), num_groups) + places_R[:, None]).view(-1)
-
     def append(
-        self, layer: int, slots_N: Tensor, k_RG1D: Tensor, v_RG1D: Tensor, width: int
+        self, layer: int, positions_R: Tensor, k_RG1D: Tensor, v_RG1D: Tensor, width: int
     ) -> tuple[Tensor, Tensor]:
-        """Store one position per row, at its ``slots``; keys and values [R, G, width, D] to attend to."""
-        if not self._keys_RGSD:
-            self._allocate(k_RG1D[0], v_RG1D[0])
-        keys, values = self._keys_RGSD[layer], self._values_RGSD[layer]
-        for buffer, new_RG1D in ((keys, k_RG1D), (values, v_RG1D)):
-            size = new_RG1D.shape[-1]
-            buffer.view(-1, size).index_copy_(0, slots_N, new_RG1D.reshape(-1, size))
-        num_rows = k_RG1D.shape[0]
-        return keys[:num_rows, :, :width], values[:num_rows, :, :width]
+        """Store one position per row; keys and values [R, G, width, D] to attend to."""
+        self._allocate(k_RG1D[0], v_RG1D[0])
+        num_rows = positions_R.shape[0]
+        keys, values = self._keys_RGSD[layer][:num_rows], self._values_RGSD[layer][:num_rows]
+        row_R = self._row_R[:num_rows]
+        keys[row_R, :, positions_R] = k_RG1D[:, :, 0]
+        values[row_R, :, positions_R] = v_RG1D[:, :, 0]
+        return keys[:, :, :width], values[:, :, :width]
 
     def copy_row(self, source: int, target: int, length: int) -> None:
         """Copy the first ``length`` positions of a row to another, in all layers."""

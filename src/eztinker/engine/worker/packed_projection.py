@@ -1,5 +1,5 @@
 """A layer's projections with copies of their weights: laid out for oneDNN, one to apply and one to pull back,
-and one for single rows.
+and one for very few rows.
 
 A copy takes as much memory as the weight; ``decoder.py``, which calls this, decides where there is room.
 
@@ -17,6 +17,7 @@ from eztinker.engine.worker.lean_adapters import FrozenLayers, Projection
 from eztinker.engine.worker.lean_layer import LayerWeights
 from eztinker.ops.packed_linear import (
     is_better_plain,
+    is_better_turned,
     pack,
     packed_linear,
     packed_linear_added,
@@ -33,7 +34,7 @@ class PackedProjection:
         plain: the same layers.
         packed: their weight, opaque.
         packed_back: the transposed weight, opaque; None where only passes without gradients come here.
-        turned_DO: the transposed weight for single rows; None where they do without.
+        turned_DO: the transposed weight for very few rows; None where they do without.
     """
 
     plain: Projection
@@ -53,7 +54,7 @@ class PackedProjection:
 
     def __call__(self, x_ND: Tensor) -> Tensor:
         """Outputs, part beside part, as a new tensor."""
-        if self.turned_DO is not None and x_ND.shape[0] == 1:
+        if self.turned_DO is not None and is_better_turned(x_ND, self.turned_DO):
             return turned_linear(x_ND, self.turned_DO, self.plain.bias)
         if is_better_plain(x_ND, self.plain.weight):
             return self.plain(x_ND)
@@ -86,7 +87,7 @@ def packed_layer_for_training(layer: LayerWeights) -> LayerWeights:
 
 
 def with_turned(layer: LayerWeights) -> LayerWeights:
-    """The same packed layer with copies for single rows where those gain by them."""
+    """The same packed layer with copies for very few rows where those gain by them."""
 
     def changed(layers: FrozenLayers) -> FrozenLayers:
         if not isinstance(layers, PackedProjection):

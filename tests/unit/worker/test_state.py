@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from eztinker.engine.worker import state
 from eztinker.types.messages import OpenRun, ReadState, StateWritten, WriteState
 from eztinker.types.training import LoRAConfig
 from tests.unit.worker.test_training import DATA, same_state
@@ -136,3 +139,16 @@ def test_a_foreign_adapter_can_be_sampled_and_an_odd_one_is_refused(trained, tmp
     save_file(tensors, tmp_path / "s" / "adapter_model.safetensors")
     command = trained.sample_command(prompt, folder=str(tmp_path / "s"))
     assert "use_dora" in trained.failure(command).error.message
+
+
+def test_reading_again_and_again_leaves_nothing_behind(tmp_path):
+    """Integers beyond 256 are objects of their own, and a reader that keeps shapes keeps those."""
+    path = tmp_path / "weights.safetensors"
+    save_file({f"layer{i}": torch.zeros(300, 2 + i) for i in range(20)}, path)
+    state._load_tensors(path)
+    gc.collect()
+    before = sys.getallocatedblocks()
+    for _ in range(40):
+        state._load_tensors(path)
+    gc.collect()
+    assert sys.getallocatedblocks() - before < 40

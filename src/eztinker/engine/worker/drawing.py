@@ -30,9 +30,9 @@ def draw_next(
         numbers_R: their random numbers.
     """
     _penalise(rows, logits_RV)
-    tokens, logprobs = draw(logits_RV, params, numbers_R)
-    _note_top_logprobs(rows, logits_RV)
-    return tokens.tolist(), logprobs.tolist()
+    tokens_R, logprobs_R = draw(logits_RV, params, numbers_R)
+    _note_top_logprobs(rows, logits_RV, tokens_R, logprobs_R)
+    return tokens_R.tolist(), logprobs_R.tolist()
 
 
 def draw_first(rows: list[Row], logits_RV: Tensor) -> tuple[list[int], list[float]]:
@@ -61,11 +61,16 @@ def _penalise(rows: list[Row], logits_RV: Tensor) -> None:
     )
 
 
-def _note_top_logprobs(rows: list[Row], scaled_RV: Tensor) -> None:
+def _note_top_logprobs(
+    rows: list[Row], scaled_RV: Tensor, tokens_R: Tensor, logprobs_R: Tensor
+) -> None:
     """Remember, for rows that want it, the likeliest next tokens.
+
+    Their log-probabilities are reckoned from the drawn token's, so that it has the same one in both places.
 
     Args:
         scaled_RV: logits after the temperature, as ``draw`` leaves them.
+        tokens_R, logprobs_R: what was drawn.
     """
     wanting = [i for i, row in enumerate(rows) if row.request.operation.topk_sample_logprobs]
     if not wanting:
@@ -73,7 +78,8 @@ def _note_top_logprobs(rows: list[Row], scaled_RV: Tensor) -> None:
     logits = scaled_RV[wanting]
     most = max(rows[i].request.operation.topk_sample_logprobs for i in wanting)
     top = logits.topk(min(most, logits.shape[1]), dim=-1)
-    values = (top.values - logits.logsumexp(-1, keepdim=True)).tolist()
+    drawn = logits.gather(1, tokens_R[wanting, None])
+    values = ((top.values - drawn) + logprobs_R[wanting, None]).tolist()
     for i, ids, logprobs in zip(wanting, top.indices.tolist(), values, strict=True):
         k = rows[i].request.operation.topk_sample_logprobs
         rows[i].topk_ids.append(ids[:k])

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from eztinker import failpoints
@@ -214,7 +214,8 @@ def _check_config(run: RunState, content: Mapping[str, Any]) -> None:
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        # From bytes: read by name or as a file each tensor leaves its shape's numbers behind (safetensors 0.8).
+        return load(path.read_bytes())
     except (OSError, SafetensorError) as error:
         raise StorageError(f"{path} cannot be read: {error}.") from error
 

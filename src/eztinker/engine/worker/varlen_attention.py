@@ -10,18 +10,14 @@ Axes: H query heads, G key-value heads, N flat rows, E head size.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
-
-try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # a torch that has none yet
-    varlen_attn = None
 
 _LARGEST_HEAD = 256
 _HEAD_MULTIPLE = 8
@@ -45,9 +41,19 @@ def can_attend(q_1HNE: Tensor) -> bool:
 @cache
 def _has_kernel() -> bool:
     """Whether this torch has the kernel, for groups of query heads too; builds for AMD have not."""
-    if varlen_attn is None or torch.version.cuda is None:
+    if torch.version.cuda is None:
         return False
-    return "enable_gqa" in inspect.signature(varlen_attn).parameters
+    try:
+        return "enable_gqa" in inspect.signature(_kernel()).parameters
+    except ImportError:  # a torch that has none yet
+        return False
+
+
+def _kernel() -> Callable[..., Any]:
+    # Its module takes a second to import, which a worker on a CPU need not spend.
+    from torch.nn.attention.varlen import varlen_attn
+
+    return varlen_attn
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +92,7 @@ def attend(
         sliding_window: positions a query sees, itself included; None sees all before it.
     """
     before = -1 if sliding_window is None else sliding_window - 1
-    out_NHE = varlen_attn(  # type: ignore[misc]
+    out_NHE = _kernel()(
         q_1HNE[0].transpose(0, 1),
         k_1GNE[0].transpose(0, 1),
         v_1GNE[0].transpose(0, 1),
@@ -98,4 +104,4 @@ def attend(
         window_size=(before, 0),
         enable_gqa=q_1HNE.shape[1] != k_1GNE.shape[1],
     )
-    return out_NHE.transpose(0, 1)[None]  # pyright: ignore[reportAttributeAccessIssue]
+    return out_NHE.transpose(0, 1)[None]

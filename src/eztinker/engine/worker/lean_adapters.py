@@ -83,8 +83,8 @@ class GroupAdapter:
     """What one adapter adds to a projection; parts without an adapter are left out.
 
     The A of all parts lie one below the other, the B (times the scaling) in the blocks of one matrix that
-    is zero elsewhere, transposed, as thin products are fastest. That multiplies a few zeros, and is one product instead of one for each part: ranks
-    are small, and a product with few columns costs its call.
+    is zero elsewhere, transposed, as thin products are fastest. That multiplies a few zeros, and is one
+    product instead of one for each part: ranks are small, and a product with few columns costs its call.
 
     Attributes:
         leaves: A and B of each adapted part, in turn; what gradients are taken of.

@@ -6,6 +6,7 @@ lie to ``source.py``; how answers are compared to ``grading/math.py``.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -20,7 +21,7 @@ from eztinker.grading.math import grade_math
 _SPLITS = ("train", "test")
 
 
-class WorkedProblems:
+class WorkedProblems(ABC):
     """Base of such data sets.
 
     Args:
@@ -66,9 +67,9 @@ class WorkedProblems:
             )
 
     @staticmethod
+    @abstractmethod
     def _example(row: Row) -> dict[str, str]:
         """A row's ``question``, ``answer``, ``ground_truth`` and whatever else it has."""
-        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self._examples)

@@ -1,14 +1,15 @@
 """Many clients of many tenants, one of which floods: errors, fairness, latency of polls, memory.
 
-``python -m benchmarks.load [--clients 512] [--tenants 64] [--seconds 30] [--out FILE]``; with
-``--seconds 3600`` it is the hour over which memory must not grow. Starts a real server over the built-in
-model with a key for each tenant. Every tenant trains a run of its own: each of its clients submits a pass,
+``python -m benchmarks.load [--clients 512] [--tenants 64] [--seconds 30] [--warm-up-seconds 5] [--out FILE]``;
+with ``--seconds 3600 --warm-up-seconds 300`` it is the hour over which memory must not grow, once the flood has
+filled its queue. Starts a real server over the built-in model with a key for each tenant. Every tenant trains a run of its own: each of its clients submits a pass,
 polls once, and waits for the end. The clients of the first tenant submit as fast as they can and never
 wait. Needs no network.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import itertools
 import json
@@ -26,7 +27,6 @@ from benchmarks import machine
 from eztinker.client.embedded import EmbeddedServer
 
 TOKENS = list(range(10, 26))
-WARM_UP_S = 5.0
 LOOK_EVERY_S = 1.0
 
 
@@ -39,6 +39,7 @@ class Seen:
         polls_s, submits_s: durations of polls, and of submissions that were accepted.
         untold: waiting jobs whose answer lacked position, reason or (once known) estimate.
         most_queued: longest queue of the server.
+        memory_bytes: of server and worker, once a second after the warm-up.
     """
 
     statuses: Counter[int] = field(default_factory=Counter)
@@ -47,7 +48,7 @@ class Seen:
     num_waiting: int = 0
     untold: Counter[str] = field(default_factory=Counter)
     most_queued: int = 0
-    memory_bytes: list[tuple[float, int]] = field(default_factory=list)
+    memory_bytes: list[int] = field(default_factory=list)
 
 
 class Connection:
@@ -83,22 +84,22 @@ def main() -> None:
     options = machine.parser(__doc__)
     options.add_argument("--clients", type=int, default=512)
     options.add_argument("--tenants", type=int, default=64)
-    options.add_argument("--seconds", type=float, default=30.0)
+    options.add_argument("--seconds", type=float, default=30.0, help="after the warm-up")
+    options.add_argument("--warm-up-seconds", type=float, default=5.0)
     given = options.parse_args()
     machine.note("starting a server …")
     # Durations are measured at whole queues, so the flood may fill its own.
     server = EmbeddedServer(["nano"], settings={"num_threads": 1})
     try:
-        figures = asyncio.run(measure(server, given.clients, given.tenants, given.seconds))
+        figures = asyncio.run(measure(server, given))
     finally:
         server.close()
     machine.report("load", figures, given)
 
 
-async def measure(
-    server: EmbeddedServer, num_clients: int, num_tenants: int, seconds: float
-) -> dict[str, Any]:
+async def measure(server: EmbeddedServer, given: argparse.Namespace) -> dict[str, Any]:
     """All figures."""
+    num_clients, num_tenants, seconds = given.clients, given.tenants, given.seconds
     admin = Connection(server.base_url, server.api_key or "")
     keys = [await _key(admin, f"tenant{number}") for number in range(num_tenants)]
     runs = await asyncio.gather(*(_run(server.base_url, key) for key in keys))
@@ -114,10 +115,11 @@ async def measure(
     ]
     machine.note(f"{num_clients} clients of {num_tenants} tenants for {seconds:g} s …")
     tasks = [asyncio.create_task(client) for client in (*work, _watch(server, admin, seen, stop))]
-    await asyncio.sleep(WARM_UP_S)
+    await asyncio.sleep(given.warm_up_seconds)
     before = [await _num_completed(admin, run) for run in runs]
     seen.polls_s.clear()
     seen.submits_s.clear()
+    seen.memory_bytes.clear()
     began_s = time.monotonic()
     await asyncio.sleep(seconds)
     done = [await _num_completed(admin, run) - num for run, num in zip(runs, before, strict=True)]
@@ -136,9 +138,8 @@ async def measure(
 def _figures(
     seen: Seen, done: list[int], took_s: float, num_clients: int, failures: list[Exception]
 ) -> dict[str, Any]:
-    settled = [size for at_s, size in seen.memory_bytes if at_s >= WARM_UP_S]
-    tenth = max(1, len(settled) // 10)
-    start, end = np.median(settled[:tenth]), np.median(settled[-tenth:])
+    tenth = max(1, len(seen.memory_bytes) // 10)
+    start, end = np.median(seen.memory_bytes[:tenth]), np.median(seen.memory_bytes[-tenth:])
     return {
         "num_clients": num_clients,
         "num_tenants": len(done),
@@ -234,7 +235,6 @@ async def _watch(
     server: EmbeddedServer, admin: Connection, seen: Seen, stop: asyncio.Event
 ) -> None:
     """Memory of the server with its worker, and the length of its queue."""
-    began_s = time.monotonic()
     watcher = Connection(server.base_url, server.api_key or "")
     root = psutil.Process(server.pid)
     for _ in itertools.count():
@@ -245,7 +245,7 @@ async def _watch(
         seen.most_queued = max(seen.most_queued, health["queued_jobs"])
         processes = [root, *root.children(recursive=True)]
         used = sum(process.memory_info().rss for process in processes)
-        seen.memory_bytes.append((time.monotonic() - began_s, used))
+        seen.memory_bytes.append(used)
         await asyncio.sleep(LOOK_EVERY_S)
 
 

@@ -4,7 +4,8 @@
 over the random model S (``benchmarks/shapes.py``), with a vocabulary in which every token has text. Throughput:
 as many chats at once as ``--streams``, once as native jobs whose answers come whole, once as streams. First
 token: one chat alone, until its first text, against a whole answer of one token. The streams are read by a bare
-socket loop, so that the reader takes as little of the machine as it can.
+socket loop, so that the reader takes as little of the machine as it can. Beside the throughput stands the
+CPU time of a token, in the reader (``client``), the server and its worker (Linux).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from benchmarks import machine, shapes
+from benchmarks import machine, process_memory, process_times, shapes
 from benchmarks.running_server import running, until
 from eztinker import EZTinkerClient
 
@@ -69,14 +70,17 @@ def _write_tokenizer(folder: Path) -> None:
 async def _measure(url: str, arguments: argparse.Namespace) -> dict[str, Any]:
     ask = Asker(url, arguments.tokens)
     whole_s, streamed_s, num_chunks = [], [], []
+    whole_cpus_s, streamed_cpus_s = [], []
     for number in range(arguments.rounds + 1):
         machine.note(f"round {number} …")
-        whole = await _together(ask.whole, number, arguments.streams)
+        whole, whole_cpus = await _together(ask.whole, number, arguments.streams)
         before = ask.num_chunks
-        streamed = await _together(ask.streamed, number, arguments.streams)
+        streamed, streamed_cpus = await _together(ask.streamed, number, arguments.streams)
         if number:  # the first one warms up
             whole_s.append(whole)
             streamed_s.append(streamed)
+            whole_cpus_s.append(whole_cpus)
+            streamed_cpus_s.append(streamed_cpus)
             num_chunks.append(ask.num_chunks - before)
     num_tokens = arguments.streams * arguments.tokens
     ratios = [whole / streamed for whole, streamed in zip(whole_s, streamed_s, strict=True)]
@@ -89,15 +93,30 @@ async def _measure(url: str, arguments: argparse.Namespace) -> dict[str, Any]:
             "streamed_to_whole": round(median(ratios), 3),
             "streamed_to_whole_each": [round(ratio, 3) for ratio in ratios],
             "tokens_per_chunk": round(num_tokens / median(num_chunks), 2),
+            "whole_cpu_us_per_token": _cpu_us(whole_cpus_s, num_tokens),
+            "streamed_cpu_us_per_token": _cpu_us(streamed_cpus_s, num_tokens),
         },
         "alone": await _alone(ask),
     }
 
 
-async def _together(one: Callable[[str], Awaitable[Any]], number: int, count: int) -> float:
-    start_s = time.perf_counter()
+async def _together(
+    one: Callable[[str], Awaitable[Any]], number: int, count: int
+) -> tuple[float, dict[str, float]]:
+    """Seconds on the wall, and of CPU time by process."""
+    pid = process_memory.worker_pid()
+    before_s, start_s = process_times.engine_cpus_s(pid), time.perf_counter()
     await asyncio.gather(*(one(f"round {number}, chat {i}") for i in range(count)))
-    return time.perf_counter() - start_s
+    wall_s, after_s = time.perf_counter() - start_s, process_times.engine_cpus_s(pid)
+    return wall_s, {name: after_s[name] - before_s[name] for name in after_s}
+
+
+def _cpu_us(rounds_s: list[dict[str, float]], num_tokens: int) -> dict[str, int]:
+    names = rounds_s[0]
+    return {
+        name: round(median(cpus_s[name] for cpus_s in rounds_s) / num_tokens * 1e6)
+        for name in names
+    }
 
 
 async def _alone(ask: Asker) -> dict[str, Any]:

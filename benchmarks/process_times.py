@@ -19,8 +19,17 @@ def cpu_s(pid: int) -> float:
 
 
 def engine_cpu_s(worker_pid: int) -> float:
-    """The same of this process, of a worker, and of the server that started it."""
-    return time.process_time() + cpu_s(worker_pid) + cpu_s(int(_stat(worker_pid)[1]))
+    """The same of this process, of a worker, and of the server that started it, together."""
+    return sum(engine_cpus_s(worker_pid).values())
+
+
+def engine_cpus_s(worker_pid: int) -> dict[str, float]:
+    """The same, one by one: ``client`` (this process), ``server`` and ``worker``."""
+    return {
+        "client": time.process_time(),
+        "server": cpu_s(int(_stat(worker_pid)[1])),
+        "worker": cpu_s(worker_pid),
+    }
 
 
 def _stat(pid: int) -> list[str]:

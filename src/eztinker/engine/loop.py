@@ -23,7 +23,7 @@ from eztinker.engine.pace import Pace
 from eztinker.engine.recovery import Residents
 from eztinker.engine.scheduler import Scheduler
 from eztinker.engine.snapshots import Snapshots
-from eztinker.engine.streams import TokenStream
+from eztinker.engine.streams import DrawnTokens, TokenStream
 from eztinker.engine.supervisor import Supervisor
 from eztinker.errors import (
     CancelledError,
@@ -44,8 +44,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-FEW_STREAMS = 8
-"""So many streams show every token by itself."""
 MAX_DEATHS = 2
 """Workers a job may take with it before it fails, the last of them with no other job beside it."""
 
@@ -95,7 +93,6 @@ class EngineLoop:
         self.is_leaving = False
         self._held: Held[ActiveJob] = Held()
         self._num_of_owner: Counter[str] = Counter()
-        self._num_streams = 0
         self._paces = {True: Pace(), False: Pace()}
 
     async def start(self) -> None:
@@ -135,8 +132,7 @@ class EngineLoop:
         task = Task(job, operation, streamed=streamed)
         active = ActiveJob(task, ticket_of(job, operation), job.record())
         if streamed:
-            active.stream = TokenStream(lambda: self._num_streams > FEW_STREAMS)
-            self._num_streams += 1
+            active.stream = TokenStream()
         self.active[job.job_id] = active
         self._num_of_owner[job.owner] += 1
         if job.seq is None:
@@ -173,7 +169,16 @@ class EngineLoop:
         for index, job_id in enumerate(event.job_ids):
             active = self.active.get(job_id)
             if active is not None and active.stream is not None:
-                active.stream.put(event, index)
+                active.stream.put(
+                    DrawnTokens(
+                        event.samples[index],
+                        event.tokens[index],
+                        event.logprobs[index],
+                        event.topk_ids[index],
+                        event.topk_logprobs[index],
+                    ),
+                    event.places[index],
+                )
 
     async def cancel(self, job_id: str) -> None:
         """Stop a job: at once if it waits, between two units of work if it runs."""
@@ -360,7 +365,6 @@ class EngineLoop:
         active.ended.set()
         if active.stream is not None:
             active.stream.close()
-            self._num_streams -= 1
         self._wake.set()
 
 

@@ -64,8 +64,7 @@ class AnswerText:
         self._stop = validate_stop(stop)
         self._end_ids = frozenset(end_ids)
         self._window = list(prompt_tokens)
-        self._shorten()
-        context, visible = self._decode(special=True), self._decode(special=False)
+        context, visible = self._shorten()
         self._num_full = len(context) - min(_num_trailing(context), _MAX_UNSURE)
         self._num_visible = len(visible) - min(_num_trailing(visible), _MAX_UNSURE)
         self._num_unread = 0
@@ -73,16 +72,12 @@ class AnswerText:
         self._withheld: int | None = None
         self._is_cut = False
 
-    def push(self, token: int) -> Piece:
-        """Add a token."""
-        if self._is_cut:
-            return Piece()
-        if self._withheld is not None:
-            self._read(self._withheld)
-        self._withheld = token if token in self._end_ids else None
-        if self._withheld is None:
-            self._read(token)
-        return self._release(is_last=False)
+    def push(self, tokens: Sequence[int]) -> Piece:
+        """Add tokens, one or several."""
+        if len(tokens) > 1 and self._read_together(tokens):
+            return self._release(is_last=False)
+        pieces = [self._push_one(token) for token in tokens]
+        return Piece("".join(p.text for p in pieces), sum(p.num_tokens for p in pieces))
 
     def finish(self, *, stopped: bool) -> Piece:
         """The rest, when no token will come.
@@ -95,8 +90,36 @@ class AnswerText:
         if self._withheld is not None and not stopped:
             self._read(self._withheld)
         self._withheld = None
-        self._take_unit(num_unsure=0)
+        self._take_unit(*self._texts(), num_unsure=0)
         return self._release(is_last=True)
+
+    def _push_one(self, token: int) -> Piece:
+        if self._is_cut:
+            return Piece()
+        if self._withheld is not None:
+            self._read(self._withheld)
+        self._withheld = token if token in self._end_ids else None
+        if self._withheld is None:
+            self._read(token)
+        return self._release(is_last=False)
+
+    def _read_together(self, tokens: Sequence[int]) -> bool:
+        """Read tokens at one time; False, with nothing read, where it matters what each of them adds.
+
+        That is so with stop strings, with a token that may end the answer, and with broken characters.
+        """
+        if self._stop or self._withheld is not None or not self._end_ids.isdisjoint(tokens):
+            return False
+        self._window += tokens
+        full, visible = self._texts()
+        if full.find(_REPLACEMENT, self._num_full) >= 0 or (
+            visible is not full and visible.find(_REPLACEMENT, self._num_visible) >= 0
+        ):
+            del self._window[-len(tokens) :]
+            return False
+        self._num_unread += len(tokens)
+        self._take_unit(full, visible, num_unsure=0)
+        return True
 
     def _read(self, token: int) -> None:
         self._window.append(token)
@@ -104,11 +127,11 @@ class AnswerText:
         # More tokens than a character has bytes: what is broken before the last ones stays broken. With
         # fewer, one wrong byte may spoil all before it for a moment, in vocabularies that spell bytes.
         is_broken = self._num_unread > _MAX_UNSURE
-        self._take_unit(num_unsure=_MAX_UNSURE if is_broken else len(self._window) * _MAX_UNSURE)
+        num_unsure = _MAX_UNSURE if is_broken else len(self._window) * _MAX_UNSURE
+        self._take_unit(*self._texts(), num_unsure=num_unsure)
 
-    def _take_unit(self, num_unsure: int) -> None:
-        """Move what has become whole text from the window into a unit."""
-        full, visible = self._decode(special=True), self._decode(special=False)
+    def _take_unit(self, full: str, visible: str, num_unsure: int) -> None:
+        """Move what has become whole text from the window, whose texts are given, into a unit."""
         end = len(full) - min(_num_trailing(full), num_unsure)
         # A special token inside a character breaks it in the one text and not in the other.
         visible_end = len(visible) - min(_num_trailing(visible), num_unsure)
@@ -125,18 +148,18 @@ class AnswerText:
         """Keep the last tokens only, so that a long answer is not decoded again and again."""
         self._num_unread = 0
         if len(self._window) > 3 * _CONTEXT_TOKENS:
-            self._shorten()
-            self._num_full = len(self._decode(special=True))
-            self._num_visible = len(self._decode(special=False))
+            full, visible = self._shorten()
+            self._num_full, self._num_visible = len(full), len(visible)
 
-    def _shorten(self) -> None:
-        """Leave a few tokens, from the beginning of a character on."""
-        kept = self._window
+    def _shorten(self) -> tuple[str, str]:
+        """Leave a few tokens, from the beginning of a character on; their texts."""
+        window, texts = self._window, ("", "")
         for num_kept in range(_CONTEXT_TOKENS, _CONTEXT_TOKENS + _MAX_UNSURE + 1):
-            kept = self._window[-num_kept:]
-            if not self._tokenizer.decode(kept, False).startswith(_REPLACEMENT):
+            self._window = window[-num_kept:]
+            texts = self._texts()
+            if not texts[0].startswith(_REPLACEMENT):
                 break
-        self._window = kept
+        return texts
 
     def _release(self, *, is_last: bool) -> Piece:
         """Units that are no part of a stop string, whatever comes."""
@@ -176,10 +199,12 @@ class AnswerText:
             cut -= len(unit.full)
         return Piece(text, num_tokens)
 
-    def _decode(self, *, special: bool) -> str:
-        if not special and self._tokenizer.special_ids.isdisjoint(self._window):
-            return self._tokenizer.decode(self._window, False)
-        return self._tokenizer.decode(self._window, skip_special_tokens=not special)
+    def _texts(self) -> tuple[str, str]:
+        """Of the window: as the sampler sees it, and as the reader does; often one and the same."""
+        full = self._tokenizer.decode(self._window, skip_special_tokens=False)
+        if self._tokenizer.special_ids.isdisjoint(self._window):
+            return full, full
+        return full, self._tokenizer.decode(self._window, skip_special_tokens=True)
 
 
 def _num_trailing(text: str) -> int:

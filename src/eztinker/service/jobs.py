@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Self
 
 from eztinker.config import ServerConfig
 from eztinker.engine.active_job import ActiveJob
 from eztinker.engine.run_manager import RunManager
-from eztinker.engine.streams import DrawnToken
+from eztinker.engine.streams import DrawnTokens, TokenStream, follow
 from eztinker.errors import BusyError, EngineCrashError, EZTinkerError
 from eztinker.ids import new_job_id
 from eztinker.service import admission
@@ -188,22 +188,34 @@ class Jobs(View):
             )
         return record
 
-    async def follow(self, job_id: str) -> AsyncIterator[list[DrawnToken]]:
-        """The tokens of a streamed job as they are drawn; ends with the job.
+    async def follow(
+        self, job_ids: Sequence[str], *, patience_s: float
+    ) -> AsyncIterator[list[tuple[int, DrawnTokens]]]:
+        """The tokens of streamed jobs as they are drawn; ends with the jobs.
 
         They are shown before the job's result is committed. One that has ended, or is not streamed, shows
         none: its result has them.
+
+        Args:
+            job_ids: in sight.
+            patience_s: after so long without a token comes an empty list.
+
+        Yields:
+            (place among ``job_ids``, tokens).
 
         Raises:
             EngineCrashError: code ``stream_diverged``: the worker died, and the second drawing, on weights
                 that had moved on, gave other tokens than those shown. The result is that of the second.
         """
-        active = self._engine.active(job_id)
-        if active is None or active.stream is None:
-            return
-        async for tokens in active.stream.follow():
-            yield tokens
-        if active.stream.has_diverged:
+        streams: dict[int, TokenStream] = {}
+        for place, job_id in enumerate(job_ids):
+            active = self._engine.active(job_id)
+            if active is not None and active.stream is not None:
+                streams[place] = active.stream
+        places = list(streams)
+        async for drawn in follow(list(streams.values()), patience_s=patience_s):
+            yield [(places[number], tokens) for number, tokens in drawn]
+        if any(stream.has_diverged for stream in streams.values()):
             raise EngineCrashError(
                 "The engine worker died under this answer, and the weights have changed since it began. Ask "
                 "again.",

@@ -394,23 +394,23 @@ class AdapterImported:
 
 @dataclass(frozen=True, slots=True)
 class TokensDrawn:
-    """Tokens of streamed jobs, drawn in one step; entry i of every list belongs to one token.
+    """Tokens of streamed jobs, drawn in one step or a few; entry i of every list belongs to one sequence.
 
     Attributes:
-        job_ids, samples: whose token it is.
-        places: its place in its sequence, from 0.
-        tokens, logprobs: id and log-probability.
-        topk_ids, topk_logprobs: the likeliest tokens there, best first; empty where nobody asked.
+        job_ids, samples: whose tokens they are.
+        places: of the first of them in its sequence, from 0.
+        tokens, logprobs: ids and log-probabilities.
+        topk_ids, topk_logprobs: the likeliest tokens at each place, best first; empty where nobody asked.
     """
 
     epoch: int
     job_ids: list[str]
     samples: list[int]
     places: list[int]
-    tokens: list[int]
-    logprobs: list[float]
-    topk_ids: list[list[int]]
-    topk_logprobs: list[list[float]]
+    tokens: list[list[int]]
+    logprobs: list[list[float]]
+    topk_ids: list[list[list[int]]]
+    topk_logprobs: list[list[list[float]]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,7 @@ class FakeExecutor:
     def _tell(self, job_id: str, place: int, token: int) -> None:
         """One token of the only sample of a streamed job."""
         told = messages.TokensDrawn(
-            self._epoch, [job_id], [0], [place], [token], [-0.5], [[]], [[]]
+            self._epoch, [job_id], [0], [place], [[token]], [[-0.5]], [[]], [[]]
         )
         self._emit(told)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import numpy as np
+import pytest
 
 from eztinker.engine.active_job import ActiveJob
-from eztinker.engine.streams import TokenStream
+from eztinker.engine.streams import DrawnTokens, TokenStream, follow
 from eztinker.store import log
 from eztinker.types.messages import RunSample, TokensDrawn
 from eztinker.types.operations import Sample
@@ -26,7 +27,13 @@ async def submit(engine: Engine, *, streamed: bool = True) -> ActiveJob:
 
 async def followed(active: ActiveJob) -> list[int]:
     async with asyncio.timeout(5):
-        return [t.token async for batch in active.stream.follow() for t in batch]
+        return [
+            t async for batch in follow([active.stream]) for _, new in batch for t in new.tokens
+        ]
+
+
+def drawn(tokens: list[int], sample: int = 0) -> DrawnTokens:
+    return DrawnTokens(sample, tokens, [-0.5] * len(tokens), [], [])
 
 
 async def test_all_who_follow_see_every_token_before_the_end(engine: Engine, world: World) -> None:
@@ -39,15 +46,50 @@ async def test_all_who_follow_see_every_token_before_the_end(engine: Engine, wor
     assert not active.stream.has_diverged
 
 
-async def test_a_busy_server_shows_the_first_token_at_once_and_later_ones_together() -> None:
-    stream = TokenStream(is_busy=lambda: True)
-    batches = stream.follow()
-    for place in range(4):
-        stream.put(TokensDrawn(1, ["job"], [0], [place], [place], [0.0], [[]], [[]]), 0)
-        if place == 0:
-            assert [t.token for t in await anext(batches)] == [0]
+async def test_several_streams_are_followed_as_one_and_end_together() -> None:
+    streams = [TokenStream(), TokenStream()]
+    streams[1].put(drawn([7, 8]), 0)
+    batches = follow(streams)
+    assert await anext(batches) == [(1, drawn([7, 8]))]
+    streams[1].close()
+    waiting = asyncio.ensure_future(anext(batches))
+    await asyncio.sleep(0)
+    streams[0].put(drawn([5]), 0)
+    streams[0].put(drawn([6], sample=1), 0)
+    assert await waiting == [(0, drawn([5])), (0, drawn([6], sample=1))]
+    streams[0].close()
+    assert [batch async for batch in batches] == []
+    assert [stream.listeners for stream in streams] == [[], []]
+
+
+async def test_who_waits_for_long_hears_that_nothing_came() -> None:
+    stream = TokenStream()
+    batches = follow([stream], patience_s=0.02)
+    for _ in range(2):
+        assert await anext(batches) == []
+    stream.put(drawn([5]), 0)
+    assert await anext(batches) == [(0, drawn([5]))]
     stream.close()
-    assert [[t.token for t in batch] async for batch in batches] == [[1, 2, 3]]
+    assert [batch async for batch in batches] == []
+
+
+@pytest.mark.parametrize(
+    ("again", "place", "shown"),
+    [
+        ([4, 5], 0, []),
+        ([5, 6, 7, 8], 1, [7, 8]),
+        ([7], 3, [7]),
+        ([9], 4, []),
+        ([4, 0, 6, 7], 0, None),
+    ],
+)
+def test_what_is_drawn_again_is_shown_once(again, place, shown) -> None:
+    stream = TokenStream()
+    stream.put(drawn([4, 5, 6]), 0)
+    stream.put(drawn(again), place)
+    assert stream.has_diverged == (shown is None)
+    assert [new.tokens for new in stream.drawn[1:]] == ([shown] if shown else [])
+    assert all(len(new.logprobs) == len(new.tokens) for new in stream.drawn)
 
 
 async def test_a_job_that_nobody_streams_is_not_told_of(engine: Engine, world: World) -> None:
@@ -81,6 +123,6 @@ async def test_another_second_drawing_ends_the_stream(engine: Engine, world: Wor
 
 
 async def test_a_word_on_an_unknown_job_is_nobodys(engine: Engine) -> None:
-    stray = TokensDrawn(1, ["job_none"], [0], [0], [1], [0.0], [[]], [[]])
+    stray = TokensDrawn(1, ["job_none"], [0], [0], [[1]], [[0.0]], [[]], [[]])
     engine.manager._supervisor._on_event(stray)
     assert engine.manager.all_active() == []

@@ -48,7 +48,7 @@ def sentence_piece(tmp_path_factory) -> Tokenizer:
 
 
 def pieces_of(tokens: list[int], answer: AnswerText, *, stopped: bool = False) -> list[Piece]:
-    return [*(answer.push(token) for token in tokens), answer.finish(stopped=stopped)]
+    return [*(answer.push([token]) for token in tokens), answer.finish(stopped=stopped)]
 
 
 def joined(pieces: list[Piece]) -> str:
@@ -69,6 +69,31 @@ def test_any_tokens_give_the_text_of_all_of_them(byte_level, tokens, stop):
         assert sum(piece.num_tokens for piece in pieces) == len(tokens)
     else:
         assert not any(string in joined(pieces) for string in stop if string in full)
+
+
+@pytest.mark.parametrize("vocabulary", ["byte_level", "sentence_piece"])
+@settings(max_examples=100, deadline=None)
+@given(
+    tokens=st.lists(st.integers(0, 287), max_size=60),
+    sizes=st.lists(st.integers(1, 9), min_size=60, max_size=60),
+    end_ids=st.sampled_from([[], [5, 200], [2]]),
+    stop=some_stops,
+    stopped=st.booleans(),
+)
+def test_tokens_that_come_together_give_what_they_give_one_by_one(
+    request, vocabulary, tokens, sizes, end_ids, stop, stopped
+):
+    tokenizer = request.getfixturevalue(vocabulary)
+    alone = AnswerText(tokenizer, end_ids=end_ids, stop=stop)
+    together = AnswerText(tokenizer, end_ids=end_ids, stop=stop)
+    pieces, rest = [], list(tokens)
+    for size in sizes:
+        pieces.append(together.push(rest[:size]))
+        rest = rest[size:]
+    pieces.append(together.finish(stopped=stopped))
+    expected = pieces_of(tokens, alone, stopped=stopped)
+    assert joined(pieces) == joined(expected)
+    assert sum(p.num_tokens for p in pieces) == sum(p.num_tokens for p in expected)
 
 
 @settings(max_examples=100, deadline=None)

@@ -112,12 +112,25 @@ def test_a_streamed_request_tells_of_each_token_once_and_in_order(trained):
     for event in told:
         assert set(event.job_ids) == {command.job_id}
         columns = (event.samples, event.places, event.tokens, event.logprobs, event.topk_ids)
-        for sample, place, *token in zip(*columns, strict=True):
+        for sample, place, *told_T in zip(*columns, strict=True):
             assert place == len(rows.setdefault(sample, []))
-            rows[sample].append(token)
+            rows[sample] += map(list, zip(*told_T, strict=True))
     for sample, sequence in enumerate(decode(done.result, SampleResult).sequences):
         columns = (sequence.tokens, sequence.logprobs, sequence.topk_ids)
         assert rows[sample] == [list(token) for token in zip(*columns, strict=True)]
+
+
+def test_tokens_of_many_streamed_sequences_are_told_of_a_few_at_a_time(trained):
+    command = trained.sample_command(PROMPT, num_samples=12, max_tokens=20, seed=1)
+    told = [
+        event
+        for event in trained.do(replace(command, streamed=True))
+        if isinstance(event, TokensDrawn)
+    ]
+    assert set(told[0].places) == {0}
+    assert {len(tokens) for tokens in told[0].tokens} == {1}  # the first ones wait for nothing
+    assert 1 < max(len(tokens) for event in told for tokens in event.tokens) <= 8
+    assert len(told) < 20
 
 
 def test_a_request_is_the_same_alone_and_in_company(trained):

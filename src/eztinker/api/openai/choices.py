@@ -74,29 +74,36 @@ class Choice:
         )
 
     def push(
-        self, token: int, logprob: float, top_ids: Sequence[int], top_logprobs: Sequence[float]
+        self,
+        tokens: Sequence[int],
+        logprobs: Sequence[float],
+        topk_ids: Sequence[Sequence[int]],
+        topk_logprobs: Sequence[Sequence[float]],
     ) -> tuple[str, Any]:
-        """Add a token; text and log-probabilities that are settled now, both often empty."""
-        self.num_tokens += 1
+        """Add tokens; text and log-probabilities that are settled now, both often empty.
+
+        Args:
+            tokens, logprobs: successive ones.
+            topk_ids, topk_logprobs: the likeliest at each place; empty unless asked for.
+        """
+        self.num_tokens += len(tokens)
         if self._tells_logprobs:
-            top = list(zip(top_ids, top_logprobs, strict=True))
-            self._facts.append(TokenFacts(token, logprob, top))
-        return self._settled(self._text.push(token))
+            for place, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
+                top = zip(topk_ids[place], topk_logprobs[place], strict=True) if topk_ids else ()
+                self._facts.append(TokenFacts(token, logprob, list(top)))
+        return self._settled(self._text.push(tokens))
 
     def finish(self, sequence: SampledSequence) -> tuple[str, Any]:
         """The rest: tokens of the result that were not pushed yet, and what was held back."""
-        texts, logprobs = [], []
-        for place in range(self.num_tokens, len(sequence.tokens)):
-            top = (
-                (sequence.topk_ids[place], sequence.topk_logprobs[place])
-                if sequence.topk_ids
-                else ((), ())
-            )
-            text, told = self.push(sequence.tokens[place], sequence.logprobs[place], *top)
-            texts.append(text)
-            logprobs.append(told)
-        text, told = self._settled(self._text.finish(stopped=sequence.stop_reason == "stop"))
-        return "".join([*texts, text]), self._logprobs.joined([*logprobs, told])
+        known = self.num_tokens
+        text, told = self.push(
+            sequence.tokens[known:],
+            sequence.logprobs[known:],
+            sequence.topk_ids[known:],
+            sequence.topk_logprobs[known:],
+        )
+        last, told_last = self._settled(self._text.finish(stopped=sequence.stop_reason == "stop"))
+        return text + last, self._logprobs.joined([told, told_last])
 
     def echo(
         self, operation: Sample, result: SampleResult | None, tokenizer: Tokenizer

@@ -6,7 +6,6 @@ The tokens come while they are drawn; ``finish_reason`` comes when the result is
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from eztinker.api.openai.answers import Asked, chunk_choice, fingerprint, usage
 from eztinker.api.openai.choices import Choice
 from eztinker.api.openai.errors import error_body
-from eztinker.engine.streams import DrawnToken
+from eztinker.engine.streams import DrawnTokens
 from eztinker.errors import EZTinkerError
 from eztinker.types.operations import SampleResult
 
@@ -60,48 +59,13 @@ async def events(
     writer = _Writer(asked)
     try:
         yield writer.opening()
-        async for prompt, tokens in _drawn(service, asked.job_ids):
-            events = _KEEP_ALIVE if tokens is None else writer.pieces(prompt, tokens)
+        async for drawn in service.jobs.follow(asked.job_ids, patience_s=KEEP_ALIVE_S):
+            events = writer.pieces(drawn) if drawn else _KEEP_ALIVE
             if events:
                 yield events
         yield writer.ending(await results())
     except EZTinkerError as error:
         yield _event(error_body(error))
-
-
-async def _drawn(
-    service: Service, job_ids: list[str]
-) -> AsyncIterator[tuple[int, list[DrawnToken] | None]]:
-    """(prompt, tokens) of all jobs as they come; None for the tokens when nothing came for long."""
-    queue: asyncio.Queue[tuple[int, list[DrawnToken] | BaseException | None]] = asyncio.Queue()
-
-    async def follow(prompt: int, job_id: str) -> None:
-        try:
-            async for tokens in service.jobs.follow(job_id):
-                queue.put_nowait((prompt, tokens))
-        except EZTinkerError as error:
-            queue.put_nowait((prompt, error))
-        finally:
-            queue.put_nowait((prompt, None))
-
-    tasks = [asyncio.create_task(follow(i, job_id)) for i, job_id in enumerate(job_ids)]
-    num_open = len(tasks)
-    try:
-        while num_open:
-            try:
-                prompt, came = await asyncio.wait_for(queue.get(), KEEP_ALIVE_S)
-            except TimeoutError:
-                yield 0, None
-                continue
-            if isinstance(came, BaseException):
-                raise came
-            if came is None:
-                num_open -= 1
-            else:
-                yield prompt, came
-    finally:
-        for task in tasks:
-            task.cancel()
 
 
 class _Writer:
@@ -128,19 +92,22 @@ class _Writer:
                     written.append(self._chunk(choice, text, None))
         return b"".join(written) or _KEEP_ALIVE
 
-    def pieces(self, prompt: int, tokens: list[DrawnToken]) -> bytes:
-        """One chunk for each sample that has something to say."""
+    def pieces(self, drawn: list[tuple[int, DrawnTokens]]) -> bytes:
+        """One chunk for each sample that has something to say.
+
+        Args:
+            drawn: (number of the prompt, tokens).
+        """
         if self._waits_for_scores:
             return b""
-        told: dict[int, list[tuple[str, Any]]] = {}
-        for drawn in tokens:
-            choice = self._choices[prompt][drawn.sample]
-            piece = choice.push(drawn.token, drawn.logprob, drawn.topk_ids, drawn.topk_logprobs)
+        told: dict[Choice, list[tuple[str, Any]]] = {}
+        for prompt, new in drawn:
+            choice = self._choices[prompt][new.sample]
+            piece = choice.push(new.tokens, new.logprobs, new.topk_ids, new.topk_logprobs)
             if piece[0] or piece[1] is not None:
-                told.setdefault(drawn.sample, []).append(piece)
+                told.setdefault(choice, []).append(piece)
         written = []
-        for sample, parts in told.items():
-            choice = self._choices[prompt][sample]
+        for choice, parts in told.items():
             text = "".join(text for text, _ in parts)
             logprobs = choice.join_logprobs([logprobs for _, logprobs in parts])
             written.append(self._chunk(choice, text, logprobs))

@@ -55,7 +55,7 @@ class Sampler:
 
     Attributes:
         in_step: requests that take part in the present unit of work; when it raises, they are lost.
-        on_drawn: called after each step with the rows of streamed requests that have a new token.
+        on_drawn: called in each step with the rows of streamed requests, each of which has a new token.
     """
 
     def __init__(

@@ -16,6 +16,9 @@ from eztinker.engine.worker.sampler import Sampler
 from eztinker.types.codec import encode
 from eztinker.types.messages import JobDone, JobFailed, RunSample, TokensDrawn
 
+FEW_STREAMED = 8
+"""So many streamed sequences have each token told of when it is drawn."""
+
 
 class SamplingWork:
     """Waiting and running sampling requests.
@@ -36,6 +39,7 @@ class SamplingWork:
         self._outbox = outbox
         self._is_internal = is_internal
         self._unpinned: list[tuple[RunSample, int]] = []
+        self._untold: dict[Row, int] = {}
 
     def add(self, command: RunSample, num_setups: int) -> None:
         """Queue a request that may depend on the first ``num_setups`` set-up commands."""
@@ -52,7 +56,7 @@ class SamplingWork:
             command, _ = self._unpinned.pop(0)
             try:
                 sampler, weights, step = self._residents.weights_for(command)
-                sampler.on_drawn = self._tell
+                sampler.on_drawn = self._note_drawn
                 request = sampler.submit(command.job_id, command.operation, weights, step)
                 request.streamed = command.streamed
             except Exception as error:
@@ -86,6 +90,8 @@ class SamplingWork:
         except Exception as error:
             self._fail_step(sampler, error)
             return True
+        finally:
+            self._tell()
         for request in finished:
             if not self._is_internal(request):
                 result = encode(sample_result(request))
@@ -94,18 +100,33 @@ class SamplingWork:
                 )
         return True
 
-    def _tell(self, rows: list[Row]) -> None:
-        """Send on what streamed requests have drawn in one step."""
+    def _note_drawn(self, rows: list[Row]) -> None:
+        """Streamed sequences have one more token each.
+
+        While there are many, the server would take from drawing what it spends on each message and each
+        chunk, so the tokens of a unit of work are told of together. A unit that starts sequences draws
+        nothing else: first tokens do not wait.
+        """
+        for row in rows:
+            self._untold.setdefault(row, len(row.tokens) - 1)
+        if len(rows) <= FEW_STREAMED:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Send on what streamed requests have drawn."""
+        if not self._untold:
+            return
+        entries, self._untold = list(self._untold.items()), {}
         self._outbox.send(
             TokensDrawn(
                 epoch=self._outbox.epoch,
-                job_ids=[row.request.job_id for row in rows],
-                samples=[row.sample for row in rows],
-                places=[len(row.tokens) - 1 for row in rows],
-                tokens=[row.tokens[-1] for row in rows],
-                logprobs=[row.logprobs[-1] for row in rows],
-                topk_ids=[row.topk_ids[-1] if row.topk_ids else [] for row in rows],
-                topk_logprobs=[row.topk_logprobs[-1] if row.topk_logprobs else [] for row in rows],
+                job_ids=[row.request.job_id for row, _ in entries],
+                samples=[row.sample for row, _ in entries],
+                places=[place for _, place in entries],
+                tokens=[row.tokens[place:] for row, place in entries],
+                logprobs=[row.logprobs[place:] for row, place in entries],
+                topk_ids=[row.topk_ids[place:] for row, place in entries],
+                topk_logprobs=[row.topk_logprobs[place:] for row, place in entries],
             )
         )
 

@@ -103,7 +103,14 @@ class Harness:
         return self.answer(RunOptimStep(self.job_id(), run_id, 2, operation), StepResult)
 
     def sample_command(
-        self, prompt, run_id="r", base_model="m", num_samples=1, folder=None, scoring=None, **params
+        self,
+        prompt,
+        run_id: str | None = "r",
+        base_model="m",
+        num_samples=1,
+        folder=None,
+        scoring=None,
+        **params,
     ) -> RunSample:
         operation = Sample(
             WeightsRef(base_model, run_id),

@@ -137,6 +137,10 @@ class ServerConfig(BaseModel):
     """Equal work gives equal bits whatever else is being done: nothing shares a pass. Slower. Replays after
     a crash have the same bits in either case."""
 
+    cuda_graphs: bool = True
+    """On CUDA decode steps are recorded and replayed, which takes some memory for each size of batch. No
+    effect on a CPU, with quantised models and with ``deterministic``."""
+
     default_wait_s: float = Field(5.0, ge=0, le=60)
     """How long a POST waits for its job when the request does not say."""
     hub_timeout_s: float = Field(3.0, gt=0, le=60)

@@ -57,6 +57,7 @@ class RunManager:
             micro_batch_tokens=config.micro_batch_tokens,
             kv_cache_tokens=config.kv_cache_tokens,
             deterministic=config.deterministic,
+            cuda_graphs=config.cuda_graphs,
             known_logits=str(config.state_dir / "known_logits"),
         )
         self._supervisor = Supervisor(

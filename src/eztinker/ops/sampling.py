@@ -110,15 +110,38 @@ def _mix(value: np.ndarray) -> np.ndarray:
     return value ^ (value >> np.uint64(31))
 
 
-def penalise(logits_RV: Tensor, rows: list[int], tokens: list[int], penalties: list[float]) -> None:
+@dataclass(frozen=True, slots=True)
+class Penalties:
+    """What is taken from single logits; tensors on their device.
+
+    Attributes:
+        rows_E, tokens_E: int64, which ones; no pair occurs twice.
+        amounts_E: float32.
+    """
+
+    rows_E: Tensor
+    tokens_E: Tensor
+    amounts_E: Tensor
+
+    @classmethod
+    def build(
+        cls, rows: list[int], tokens: list[int], amounts: list[float], device: torch.device
+    ) -> Penalties:
+        """From one value per logit."""
+        return cls(
+            torch.tensor(rows, dtype=torch.int64, device=device),
+            torch.tensor(tokens, dtype=torch.int64, device=device),
+            torch.tensor(amounts, dtype=torch.float32, device=device),
+        )
+
+
+def penalise(logits_RV: Tensor, penalties: Penalties) -> None:
     """Lower, in place, the logits of tokens that their rows hold already.
 
-    Entry i takes ``penalties[i]`` from token ``tokens[i]`` of row ``rows[i]``; no pair occurs twice. With c
-    occurrences that is presence + frequency·c, as the OpenAI API defines its two penalties.
+    With c occurrences of a token the amount is presence + frequency·c, as the OpenAI API defines its two
+    penalties.
     """
-    device = logits_RV.device
-    places = tuple(torch.tensor(ids, dtype=torch.int64, device=device) for ids in (rows, tokens))
-    logits_RV[places] -= torch.tensor(penalties, dtype=logits_RV.dtype, device=device)
+    logits_RV[penalties.rows_E, penalties.tokens_E] -= penalties.amounts_E
 
 
 def draw(logits_RV: Tensor, params: RowParams, uniforms_R: Tensor) -> tuple[Tensor, Tensor]:

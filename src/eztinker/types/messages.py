@@ -53,6 +53,7 @@ class WorkerSettings:
         micro_batch_tokens: bound on a micro-batch when the worker plans itself (evaluation).
         kv_cache_tokens: bound on cached tokens; 0 leaves it to ``LoadBaseModel``.
         deterministic: equal work gives equal bits whatever else is being done.
+        cuda_graphs: decode steps are recorded and replayed on CUDA.
         known_logits: folder for what transformers said of base models; empty keeps nothing.
     """
 
@@ -64,6 +65,7 @@ class WorkerSettings:
     micro_batch_tokens: int = 4096
     kv_cache_tokens: int = 0
     deterministic: bool = False
+    cuda_graphs: bool = True
     known_logits: str = ""
 
 

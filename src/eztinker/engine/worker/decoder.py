@@ -149,7 +149,8 @@ class LeanDecoder(Decoder):
         self._embedding_VD: Tensor = body.embed_tokens.weight
         self._norm: Tensor = body.norm.weight
         self._rotary = body.rotary_emb
-        self._cos_sin = self._tables(0)
+        # An accelerator would have to be waited for at each pass to learn how far they must reach.
+        self._cos_sin = self._tables(0 if self.device.type == "cpu" else self.context_length - 1)
         self._is_quantized = bool(self._quantized())
         self._lock = Lock()
         self._adapters: WeakKeyDictionary[AdapterWeights, list[LayerAdapters]]
@@ -168,6 +169,11 @@ class LeanDecoder(Decoder):
     def can_run_beside_itself(self) -> bool:
         """On a CPU; not with quantised weights, which each pass would expand for itself."""
         return self.device.type == "cpu" and not self._is_quantized
+
+    @property
+    def can_be_recorded(self) -> bool:
+        """Not with quantised weights, whose kernels belong to others."""
+        return not self._is_quantized
 
     @property
     def held_bytes(self) -> int:
@@ -317,7 +323,8 @@ class LeanDecoder(Decoder):
 
     def _rotation(self, positions_N: Tensor) -> Rotation:
         cos, sin = self._cos_sin
-        if (longest := int(positions_N.max())) >= cos.shape[0]:
+        on_cpu = positions_N.device.type == "cpu"
+        if on_cpu and (longest := int(positions_N.max())) >= cos.shape[0]:
             cos, sin = self._cos_sin = self._tables(longest)
         return Rotation(cos[positions_N], sin[positions_N])
 

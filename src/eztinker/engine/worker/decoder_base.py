@@ -79,6 +79,11 @@ class Decoder(ABC):
         return False
 
     @property
+    def can_be_recorded(self) -> bool:
+        """Whether a decode step never waits for the device and reads the same memory each time."""
+        return False
+
+    @property
     def cache_bytes_per_token(self) -> int:
         """Memory of one position in the key-value cache."""
         config = self._model.config.get_text_config()

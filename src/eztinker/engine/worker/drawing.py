@@ -9,48 +9,85 @@ Axes: R rows, S steps, V vocabulary.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from eztinker.engine.worker.rows import Row
-from eztinker.ops.sampling import RowParams, draw, penalise, uniforms
+from eztinker.ops.sampling import Penalties, RowParams, draw, penalise, uniforms
 
 
-def draw_next(
-    rows: list[Row], logits_RV: Tensor, params: RowParams, numbers_R: Tensor
-) -> tuple[list[int], list[float]]:
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What rows ask of their next draw; tensors on the device of the logits.
+
+    Made before the logits are computed: whoever copies something to a device that works waits for it.
+
+    Attributes:
+        params: how each row is drawn.
+        numbers_R: the rows' random numbers.
+        penalties: of the rows that ask for any; None where none does.
+        wanting, wanting_W: rows that want to know the likeliest tokens; the tensor is None where none does.
+    """
+
+    params: RowParams
+    numbers_R: Tensor
+    penalties: Penalties | None
+    wanting: list[int]
+    wanting_W: Tensor | None
+
+    @classmethod
+    def of(cls, rows: list[Row], params: RowParams, numbers_R: Tensor) -> Wishes:
+        """Those of rows as they are before the draw."""
+        device = numbers_R.device
+        wanting = [i for i, row in enumerate(rows) if row.request.operation.topk_sample_logprobs]
+        wanting_W = torch.tensor(wanting, device=device) if wanting else None
+        return cls(params, numbers_R, _penalties(rows, device), wanting, wanting_W)
+
+
+def draw_next(rows: list[Row], logits_RV: Tensor, wishes: Wishes) -> tuple[list[int], list[float]]:
     """The next token of every row and its log-probability; likeliest tokens go to rows that want them.
 
     Args:
         rows: as they are before.
         logits_RV: float32; overwritten.
-        params: of the rows.
-        numbers_R: their random numbers.
+        wishes: of the rows.
     """
-    _penalise(rows, logits_RV)
-    tokens_R, logprobs_R = draw(logits_RV, params, numbers_R)
-    _note_top_logprobs(rows, logits_RV, tokens_R, logprobs_R)
-    return tokens_R.tolist(), logprobs_R.tolist()
+    if wishes.penalties is not None:
+        penalise(logits_RV, wishes.penalties)
+    drawn = draw(logits_RV, wishes.params, wishes.numbers_R)
+    if wishes.wanting_W is None:
+        tokens, logprobs = _on_host(*drawn)
+        return tokens, logprobs
+    most = max(rows[i].request.operation.topk_sample_logprobs for i in wishes.wanting)
+    top = _likeliest(logits_RV, *drawn, wishes.wanting_W, most)
+    tokens, logprobs, ids, values = _on_host(*drawn, *top)
+    for i, row_ids, row_values in zip(wishes.wanting, ids, values, strict=True):
+        k = rows[i].request.operation.topk_sample_logprobs
+        rows[i].topk_ids.append(row_ids[:k])
+        rows[i].topk_logprobs.append(row_values[:k])
+    return tokens, logprobs
 
 
 def draw_first(rows: list[Row], logits_RV: Tensor) -> tuple[list[int], list[float]]:
     """``draw_next`` of rows that are in no batch yet."""
     device = logits_RV.device
     numbers_R = torch.from_numpy(row_uniforms(rows)[0]).to(device)
-    return draw_next(rows, logits_RV, row_params(rows, logits_RV.shape[1], device), numbers_R)
+    params = row_params(rows, logits_RV.shape[1], device)
+    return draw_next(rows, logits_RV, Wishes.of(rows, params, numbers_R))
 
 
-def _penalise(rows: list[Row], logits_RV: Tensor) -> None:
-    """Take the penalties of rows that ask for any from the logits of what they hold, in place."""
+def _penalties(rows: list[Row], device: torch.device) -> Penalties | None:
+    """What rows that ask for penalties want taken from the logits of what they hold."""
     penalised = [i for i, row in enumerate(rows) if row.request.operation.params.is_penalised]
     if not penalised:
-        return
+        return None
     held = [Counter(rows[i].tokens) for i in penalised]
     params = [rows[i].request.operation.params for i in penalised]
-    penalise(
-        logits_RV,
+    return Penalties.build(
         [i for i, counts in zip(penalised, held, strict=True) for _ in counts],
         [token for counts in held for token in counts],
         [
@@ -58,32 +95,42 @@ def _penalise(rows: list[Row], logits_RV: Tensor) -> None:
             for p, counts in zip(params, held, strict=True)
             for number in counts.values()
         ],
+        device,
     )
 
 
-def _note_top_logprobs(
-    rows: list[Row], scaled_RV: Tensor, tokens_R: Tensor, logprobs_R: Tensor
-) -> None:
-    """Remember, for rows that want it, the likeliest next tokens.
+def _likeliest(
+    scaled_RV: Tensor, tokens_R: Tensor, logprobs_R: Tensor, wanting_W: Tensor, most: int
+) -> tuple[Tensor, Tensor]:
+    """The likeliest next tokens of some rows, and their log-probabilities.
 
-    Their log-probabilities are reckoned from the drawn token's, so that it has the same one in both places.
+    These are reckoned from the drawn token's, so that it has the same one in both places.
 
     Args:
         scaled_RV: logits after the temperature, as ``draw`` leaves them.
         tokens_R, logprobs_R: what was drawn.
+        wanting_W: the rows.
+        most: how many.
     """
-    wanting = [i for i, row in enumerate(rows) if row.request.operation.topk_sample_logprobs]
-    if not wanting:
-        return
-    logits = scaled_RV[wanting]
-    most = max(rows[i].request.operation.topk_sample_logprobs for i in wanting)
+    logits = scaled_RV[wanting_W]
     top = logits.topk(min(most, logits.shape[1]), dim=-1)
-    drawn = logits.gather(1, tokens_R[wanting, None])
-    values = ((top.values - drawn) + logprobs_R[wanting, None]).tolist()
-    for i, ids, logprobs in zip(wanting, top.indices.tolist(), values, strict=True):
-        k = rows[i].request.operation.topk_sample_logprobs
-        rows[i].topk_ids.append(ids[:k])
-        rows[i].topk_logprobs.append(logprobs[:k])
+    drawn = logits.gather(1, tokens_R[wanting_W, None])
+    return top.indices, (top.values - drawn) + logprobs_R[wanting_W, None]
+
+
+def _on_host(*tensors: Tensor) -> list[list[Any]]:
+    """Numbers of tensors; those of a device in one copy, as each is waited for.
+
+    float64 holds both ids and float32 exactly.
+    """
+    if tensors[0].device.type == "cpu":
+        return [tensor.tolist() for tensor in tensors]
+    joined = torch.cat([tensor.flatten().double() for tensor in tensors]).cpu()
+    parts = joined.split([tensor.numel() for tensor in tensors])
+    return [
+        part.view(tensor.shape).to(tensor.dtype).tolist()
+        for part, tensor in zip(parts, tensors, strict=True)
+    ]
 
 
 def row_params(rows: list[Row], vocab_size: int, device: torch.device) -> RowParams:

@@ -77,9 +77,8 @@ def score_batch(
         torch.from_numpy(targets).to(decoder.device),
         replace(decoder.head(adapter), temperature=temperature),
     )
-    return [
-        float(part.double().mean()) for part in p.split([len(i.response_tokens) for i in items])
-    ]
+    parts = p.cpu().split([len(item.response_tokens) for item in items])
+    return [float(part.double().mean()) for part in parts]
 
 
 def score(

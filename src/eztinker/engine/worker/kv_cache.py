@@ -74,9 +74,13 @@ class KVCache:
         num_layers: layers of the model.
         dtype: of keys and values.
         device: where they lie.
+
+    Attributes:
+        version: another number whenever buffers may have been replaced.
     """
 
     def __init__(self, num_layers: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.version = 0
         self.dtype = dtype
         self.device = device
         self._num_layers = num_layers
@@ -118,6 +122,7 @@ class KVCache:
 
     def _resize(self, num_rows: int, num_positions: int) -> None:
         shape = num_rows, num_positions
+        self.version += 1
         # Until all layers have the new size, what each of them surely has: memory may run out.
         self._num_rows = min(num_rows, self._num_rows)
         self._num_positions = min(num_positions, self._num_positions)
@@ -133,6 +138,7 @@ class KVCache:
 
     def release(self) -> None:
         """Give the memory back; nothing may be running."""
+        self.version += 1
         self._keys_RGSD, self._values_RGSD = [], []
         self._num_rows = self._num_positions = 0
 
@@ -171,6 +177,7 @@ class KVCache:
 
     def _allocate(self, k_GTD: Tensor, v_GTD: Tensor) -> None:
         if not self._keys_RGSD:
+            self.version += 1
             shape = self._num_rows, self._num_positions
             keys = [self._new(k_GTD, shape) for _ in range(self._num_layers)]
             values = [self._new(v_GTD, shape) for _ in range(self._num_layers)]

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from eztinker.engine.worker.base_model import BaseModel
+from eztinker.engine.worker.cuda_recorder import CudaRecorder
 from eztinker.engine.worker.devices import default_cache_tokens
 from eztinker.engine.worker.lora import AdapterWeights
 from eztinker.engine.worker.run_state import RunState
@@ -59,7 +60,13 @@ class Residents:
         free = default_cache_tokens(self.device, base.decoder.cache_bytes_per_token)
         tokens = self.settings.kv_cache_tokens or min(cache_tokens or free, free)
         self.base_models[base.key] = base
-        self.samplers[base.key] = Sampler(base, tokens, deterministic=self.settings.deterministic)
+        records = self.device.type == "cuda" and self.settings.cuda_graphs
+        self.samplers[base.key] = Sampler(
+            base,
+            tokens,
+            deterministic=self.settings.deterministic,
+            recorder=CudaRecorder(self.device) if records else None,
+        )
 
     def share_base_model(self, name: str, known: BaseModel) -> BaseModel:
         """Give a resident base model a further name; weights, cache and sampler stay one."""

@@ -15,14 +15,16 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from eztinker.engine.worker.admission import MAX_ROWS, Admission
 from eztinker.engine.worker.attention import DecodeLayout
 from eztinker.engine.worker.base_model import BaseModel
 from eztinker.engine.worker.batch import Batch
 from eztinker.engine.worker.data_checks import check_token_ids
+from eztinker.engine.worker.decode_graph import DecodeGraphs, Recorder
 from eztinker.engine.worker.devices import is_out_of_memory, threads_for
-from eztinker.engine.worker.drawing import draw_first, draw_next
+from eztinker.engine.worker.drawing import Wishes, draw_first, draw_next
 from eztinker.engine.worker.kv_cache import KVCache
 from eztinker.engine.worker.lora import AdapterWeights
 from eztinker.engine.worker.prefill import Prefill, Reader
@@ -52,6 +54,7 @@ class Sampler:
         max_cache_tokens: bound on cached positions over all rows.
         deterministic: equal requests on equal weights give equal bits: every request runs alone, and
             nothing is reused of prompts read before.
+        recorder: of decode steps on its device; None launches them one by one, as ``deterministic`` does.
 
     Attributes:
         in_step: requests that take part in the present unit of work; when it raises, they are lost.
@@ -59,7 +62,12 @@ class Sampler:
     """
 
     def __init__(
-        self, base: BaseModel, max_cache_tokens: int, *, deterministic: bool = False
+        self,
+        base: BaseModel,
+        max_cache_tokens: int,
+        *,
+        deterministic: bool = False,
+        recorder: Recorder | None = None,
     ) -> None:
         self._base, self._decoder = base, base.decoder
         self._cache = KVCache(self._decoder.num_layers, self._decoder.dtype, self._decoder.device)
@@ -67,6 +75,9 @@ class Sampler:
         self._admission = Admission(max_cache_tokens, one_by_one=deterministic)
         self._prefixes = PrefixCache(0 if deterministic else max_cache_tokens // _PREFIX_SHARE)
         self._reader = Reader(self._decoder, self._prefixes)
+        self._graphs: DecodeGraphs | None = None
+        if recorder is not None and self._decoder.can_be_recorded and not deterministic:
+            self._graphs = DecodeGraphs(self._decoder, self._cache, recorder)
         self._flops_per_token = 2 * self._decoder.num_parameters
         self._ready: list[Prefill] = []
         self._owed_s = 0.0
@@ -173,8 +184,11 @@ class Sampler:
 
     def _give_way(self) -> bool:
         """After memory ran out: free some, so that the rest can go on; False if there is nothing to free."""
+        had_recordings = self._graphs is not None and self._graphs.give_way()
         if self._decoder.device.type == "cuda":
             torch.cuda.empty_cache()
+        if had_recordings:
+            return True
         if self._prefixes.num_tokens:
             self._prefixes.clear()
             return True
@@ -302,6 +316,7 @@ class Sampler:
         """Whether its rows leave the prompt where it is instead of copying it."""
         return (
             self._decoder.can_share_prompts
+            and self._graphs is None
             and prefill.num_rows >= _FEWEST_SHARING
             and len(prefill.tokens_T) >= _SHORTEST_SHARED
         )
@@ -341,16 +356,9 @@ class Sampler:
         rows, device = self._batch.rows, self._decoder.device
         took_part = [row.request for row in rows]
         self.in_step = list(dict.fromkeys(took_part))
-        width = max(row.num_in_row for row in rows) + 1
-        self._cache.reserve(len(rows), width, self._admission.max_tokens)
-        tokens_R1 = torch.tensor([[row.tokens[-1]] for row in rows], device=device)
-        positions_R = torch.tensor([row.num_cached for row in rows], device=device)
-        places_R = torch.tensor([row.num_in_row for row in rows], device=device)
-        layout = DecodeLayout(self._cache, places_R, width, self._batch.shared_prompts())
-        segments = self._batch.segments()
-        hidden = self._decoder.hidden(tokens_R1, positions_R[:, None], layout, segments)
-        logits_RV = self._decoder.logits(hidden[:, 0], segments)
-        drawn = draw_next(rows, logits_RV, self._batch.params(device), self._batch.uniforms(device))
+        wishes = Wishes.of(rows, self._batch.params(device), self._batch.uniforms(device))
+        logits_RV = self._next_logits(rows)
+        drawn = draw_next(rows, logits_RV, wishes)
         for row, token, logprob in zip(rows, *drawn, strict=True):
             row.num_cached += 1
             row.push(token, logprob)
@@ -358,6 +366,24 @@ class Sampler:
         finished = self._sweep()
         watch.share(took_part)
         return finished
+
+    def _next_logits(self, rows: list[Row]) -> Tensor:
+        """Feed every row its newest token; float32 logits [R, V] of the next ones."""
+        device, segments = self._decoder.device, self._batch.segments()
+        tokens = [row.tokens[-1] for row in rows]
+        positions = [row.num_cached for row in rows]
+        places = [row.num_in_row for row in rows]
+        most = self._admission.max_tokens
+        if self._graphs is not None:
+            return self._graphs.logits(tokens, positions, places, segments, most)
+        width = max(places) + 1
+        self._cache.reserve(len(rows), width, most)
+        positions_R1 = torch.tensor(positions, device=device)[:, None]
+        places_R = torch.tensor(places, device=device)
+        layout = DecodeLayout(self._cache, places_R, width, self._batch.shared_prompts())
+        tokens_R1 = torch.tensor(tokens, device=device)[:, None]
+        hidden = self._decoder.hidden(tokens_R1, positions_R1, layout, segments)
+        return self._decoder.logits(hidden[:, 0], segments)
 
     def _report(self, rows: list[Row]) -> None:
         streamed = [row for row in rows if row.request.streamed]
@@ -385,6 +411,8 @@ class Sampler:
 
     def _release(self) -> None:
         if not self.has_work:
+            if self._graphs is not None:
+                self._graphs.release()
             self._cache.release()
             self.in_step = []  # with a request its weights would stay
 

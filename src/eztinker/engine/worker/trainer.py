@@ -188,7 +188,9 @@ class RunningPass:
 
     def _finite_gradient(self) -> Tensor | None:
         # The extremes are finite exactly if everything is (nan spreads); one pass instead of five.
-        extremes = () if self._gradient_P is None else torch.aminmax(self._gradient_P)
+        if self._gradient_P is None:
+            return None
+        extremes = torch.stack(torch.aminmax(self._gradient_P)).tolist()
         if not all(math.isfinite(extreme) for extreme in extremes):
             raise NumericalError(
                 "The gradient is not finite; nothing was added to the run. Look for extreme weights, "

@@ -32,6 +32,10 @@ from eztinker.service.service import Service
 
 log = logging.getLogger("eztinker")
 
+KEEP_ALIVE_S = 75
+"""An idle connection is closed by the client first: httpx, which the SDKs use, gives one up after 5 s. A server that
+closes as early as that can meet a request on its way."""
+
 
 def make_executor_factory(config: ServerConfig) -> Callable[[], Executor]:
     """What makes a fresh executor of the configured kind, one for each worker's life."""
@@ -83,6 +87,7 @@ def serve(
             access_log=False,
             lifespan="off",
             timeout_graceful_shutdown=5,
+            timeout_keep_alive=KEEP_ALIVE_S,
         ),
         _url(listener),
         ready_file,

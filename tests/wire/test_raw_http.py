@@ -78,6 +78,17 @@ def test_a_header_without_an_end_is_refused(running_server: EmbeddedServer) -> N
         assert status == 431
 
 
+def test_a_connection_outlives_what_clients_keep_theirs_for(running_server: EmbeddedServer) -> None:
+    address = urlsplit(running_server.base_url)
+    asked = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+        connection.sendall(asked)
+        assert _answer(connection)[0] == 200
+        time.sleep(httpx.Limits().keepalive_expiry + 0.5)
+        connection.sendall(asked)
+        assert _answer(connection)[0] == 200
+
+
 @pytest.mark.parametrize("path", ["/v1/sample", "/api/v1/asample"])
 def test_a_body_that_is_too_long_is_refused_before_it_is_there(
     path: str, running_server: EmbeddedServer

@@ -80,11 +80,13 @@ def test_a_header_without_an_end_is_refused(running_server: EmbeddedServer) -> N
 
 def test_a_connection_outlives_what_clients_keep_theirs_for(running_server: EmbeddedServer) -> None:
     address = urlsplit(running_server.base_url)
+    kept_s = httpx.Limits().keepalive_expiry
+    assert kept_s is not None
     asked = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
         connection.sendall(asked)
         assert _answer(connection)[0] == 200
-        time.sleep(httpx.Limits().keepalive_expiry + 0.5)
+        time.sleep(kept_s + 0.5)
         connection.sendall(asked)
         assert _answer(connection)[0] == 200
 

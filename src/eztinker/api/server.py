@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from eztinker.api import docs, errors
 from eztinker.api.deps import refuse_unknown_query
-from eztinker.api.gate import Gate
+from eztinker.api.gate import AnswerError, Gate
 from eztinker.api.middleware import RequestFrame
 from eztinker.api.openai.errors import error_response as openai_error_response
 from eztinker.api.openapi import DESCRIPTION, ERROR_RESPONSES, describe
@@ -58,12 +58,26 @@ ROUTERS = (
     docs.router,
 )
 
-_REFUSALS = {
+_OPENAI_PREFIXES = (  # where OpenAI's clients call
+    "/oai/",
+    "/v1/chat/",
+    "/v1/completions",
+    "/v1/models/",
+    # not here:
+    "/v1/assistants",
+    "/v1/audio/",
+    "/v1/batches",
+    "/v1/embeddings",
+    "/v1/files",
+    "/v1/fine_tuning/",
+    "/v1/images/",
+    "/v1/moderations",
+    "/v1/responses",
+    "/v1/threads",
+)
+_REFUSALS: dict[str, AnswerError] = {
     TINKER_PREFIX: lambda error, _: tinker_error_response(error),
-    "/v1/chat/": lambda error, _: openai_error_response(error),
-    "/v1/completions": lambda error, _: openai_error_response(error),
-    "/v1/models/": lambda error, _: openai_error_response(error),
-    "/oai/": lambda error, _: openai_error_response(error),
+    **dict.fromkeys(_OPENAI_PREFIXES, lambda error, _: openai_error_response(error)),
 }
 """How the gate refuses below a prefix; elsewhere as on the native wire."""
 
@@ -123,17 +137,19 @@ async def _answer_no_route(request: Request, error: Exception) -> Response:
     allowed = _methods_at(path, routes)
     if not allowed:
         known = sorted({route.path for route in routes})
-        return errors.error_response(
-            errors.unknown_route(method, path, known), request.state.request_id
-        )
+        return _refusal(request, errors.unknown_route(method, path, known))
     if method == "OPTIONS":
         response = Response(status_code=204)
     else:
-        response = errors.error_response(
-            errors.wrong_method(method, path, allowed), request.state.request_id
-        )
+        response = _refusal(request, errors.wrong_method(method, path, allowed))
     response.headers["Allow"] = ", ".join(allowed)
     return response
+
+
+def _refusal(request: Request, error: EZTinkerError) -> Response:
+    if request.url.path.startswith(_OPENAI_PREFIXES):
+        return openai_error_response(error)
+    return errors.error_response(error, request.state.request_id)
 
 
 def _methods_at(path: str, routes: list[Route]) -> list[str]:

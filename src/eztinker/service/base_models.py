@@ -200,8 +200,9 @@ def _not_offered(name: str) -> NotFoundError:
 
 def _not_found(name: str, tried: list[str]) -> NotFoundError:
     shown = name[:100]
+    hint = " Behind a colon stands a quantization, nf4 or int8." if ":" in name else ""
     return NotFoundError(
-        f"base_model: no model {shown!r}. Tried: {'; '.join(tried) or 'nothing'}. Give 'nano', a folder with "
+        f"base_model: no model {shown!r}.{hint} Tried: {'; '.join(tried) or 'nothing'}. Give 'nano', a folder with "
         f"config.json and *.safetensors, or an id of the model hub; without a network, download the "
         f"model elsewhere and start the server with --alias {shown}=FOLDER.",
         code="model_not_found",

@@ -44,6 +44,16 @@ async def test_a_server_for_openais_clients_has_nothing_else(service: FakeServic
             assert (answer.status_code, answer.json()["error"]["code"]) == (404, "route_not_found")
 
 
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/responses", "/oai/api/v1/embeddings"])
+async def test_what_openais_clients_call_and_is_not_here(
+    path: str, client: httpx.AsyncClient
+) -> None:
+    assert refused(await client.post(path, json={}), path)["code"] == "route_not_found"
+    wrong = await client.get("/v1/chat/completions")
+    assert refused(wrong, "GET")["code"] == "method_not_allowed"
+    assert wrong.headers["Allow"] == "OPTIONS, POST"
+
+
 @pytest.mark.parametrize("path", [*ROUTES, "/oai/api/v1/completions"])
 async def test_what_is_no_good_json(
     path: str, client: httpx.AsyncClient, service: FakeService, caplog

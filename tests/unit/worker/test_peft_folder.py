@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from eztinker.client.uploads import adapter_archive
 from eztinker.engine.worker.peft_folder import read_peft_folder
-from eztinker.errors import UserError
+from eztinker.errors import NotFoundError, UserError
 
 NAME = "base_model.model.model.layers.0.self_attn.q_proj"
 CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "lora_dropout": 0.0}
@@ -119,6 +120,65 @@ def test_a_config_that_is_no_object_is_refused(adapter: Path, text: bytes) -> No
     (adapter / "adapter_config.json").write_bytes(text)
     with pytest.raises(UserError):
         read_peft_folder(adapter)
+
+
+def rewritten(adapter: Path, **changes: object) -> None:
+    (adapter / "adapter_config.json").write_text(json.dumps({**CONFIG, **changes}))
+
+
+def of_type(adapter: Path, dtype: torch.dtype) -> None:
+    tensors = {A: torch.ones(2, 8).to(dtype), B: torch.ones(8, 2).to(dtype)}
+    save_file(tensors, adapter / "adapter_model.safetensors")
+
+
+REFUSALS = {
+    "not DoRA": lambda a: rewritten(a, use_dora=True),
+    "kasa_config": lambda a: rewritten(a, kasa_config={"beta": 1}),
+    "use_wonders": lambda a: rewritten(a, use_wonders=True, eva_config={"rho": 2}),
+    "not biases": lambda a: rewritten(a, bias="all"),
+    "not 'pissa', which changes": lambda a: rewritten(a, init_lora_weights="pissa"),
+    "and '2' by": lambda a: rewritten(a, r="2"),
+    "torch.int8": lambda a: of_type(a, torch.int8),
+    "not fully covered": lambda a: (a / "adapter_model.safetensors").write_bytes(
+        (a / "adapter_model.safetensors").read_bytes()[:-9]
+    ),
+    "not finite": lambda a: (
+        of_type(a, torch.float16)
+        or save_file(
+            {A: torch.full((2, 8), float("nan")), B: torch.ones(8, 2)},
+            a / "adapter_model.safetensors",
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("words", REFUSALS)
+def test_a_refusal_names_the_file_and_what_to_do(adapter: Path, words: str) -> None:
+    """The folder may be a place inside a server, which is nobody's business."""
+    REFUSALS[words](adapter)
+    with pytest.raises(UserError) as caught:
+        read_peft_folder(adapter)
+    message = caught.value.message
+    assert words in message
+    assert "adapter_" in message
+    assert str(adapter) not in message
+    assert message.count(". ") >= 1  # after what is wrong comes what to do
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_floats_of_any_width_are_read(adapter: Path, dtype: torch.dtype) -> None:
+    of_type(adapter, dtype)
+    assert read_peft_folder(adapter).modules[0].a.dtype == torch.float32
+
+
+def test_a_folder_that_is_none_is_told_from_one_without_the_files(adapter: Path) -> None:
+    with pytest.raises(NotFoundError, match="no folder"):
+        adapter_archive(adapter / "nowhere")
+    with pytest.raises(NotFoundError, match="is a file"):
+        adapter_archive(adapter / "adapter_config.json")
+    (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
+    with pytest.raises(NotFoundError, match="pickle"):
+        adapter_archive(adapter)
 
 
 def test_a_pattern_cannot_hold_up_the_worker(adapter: Path) -> None:

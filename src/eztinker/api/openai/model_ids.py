@@ -37,7 +37,7 @@ async def resolve_model(service: Service, model: str) -> WeightsRef:
         return await _named(service, model)
     except NotFoundError as error:
         raise NotFoundError(
-            f"model: there is no {model[:200]!r}. {error.message}",
+            f"model: there is no {model[:200]!r}; GET /v1/models lists what there is. {error.message}",
             code="model_not_found",
             field="model",
         ) from None

@@ -39,7 +39,19 @@ _OTHER_KINDS = {
     "arrow_config": "Arrow",
     "use_bdlora": "block-diagonal LoRA",
     "megatron_config": "Megatron",
+    "kasa_config": "KaSA",
+    "monteclora_config": "MonteCLoRA",
 }
+_HARMLESS = {
+    "use_rslora",
+    "loftq_config",
+    "eva_config",
+    "corda_config",
+    "lora_ga_config",
+    "velora_config",
+}
+"""Settings named like those of another kind that are read here, or say only how the adapter began or was trained."""
+_WAY_OUT = "Convert the adapter with PEFT, or merge it there into the model."
 _PLAIN_STARTS = {True, False, None, "gaussian", "eva", "orthogonal"}
 """Ways to begin an adapter that leave the base model alone."""
 
@@ -116,26 +128,30 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise _damaged(path, error) from None
     if not isinstance(config, dict):
         raise _damaged(path, "it holds no object")
-    _refuse_other_kinds(path, config)
+    _refuse_other_kinds(config)
     return config
 
 
-def _refuse_other_kinds(path: Path, config: Mapping[str, Any]) -> None:
+def _refuse_other_kinds(config: Mapping[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
         raise UnsupportedError(
-            f"{path}: peft_type is {config.get('peft_type')!r}; only LORA is implemented.",
+            f"{ADAPTER_CONFIG}: peft_type is {str(config.get('peft_type'))[:64]!r}; only LORA is implemented. "
+            f"{_WAY_OUT}",
             field="peft_type",
         )
     found = {name: what for name, what in _OTHER_KINDS.items() if config.get(name)}
+    for name in sorted(set(config) - _HARMLESS - set(_OTHER_KINDS)):
+        # PEFT's other kinds are switched on by such settings, and there will be more of them.
+        if config[name] and (name.startswith("use_") or name.endswith("_config")):
+            found[name[:64]] = "what that stands for"
     if config.get("bias", "none") != "none":
         found["bias"] = "biases"
     start = config.get("init_lora_weights", True)
     if not isinstance(start, bool | str | None) or start not in _PLAIN_STARTS:
-        found["init_lora_weights"] = f"{start!r}, which changes the base model,"
+        found["init_lora_weights"] = f"{str(start)[:64]!r}, which changes the base model"
     for name, what in found.items():
         raise UnsupportedError(
-            f"{path}: {name}: {what} are not implemented, only plain LoRA. Convert the adapter with PEFT, or "
-            "merge it there into the model.",
+            f"{ADAPTER_CONFIG}: {name}: only plain LoRA is implemented, not {what}. {_WAY_OUT}",
             field=name,
         )
 
@@ -156,7 +172,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _damaged(path: Path, why: object) -> InvalidRequestError:
     return InvalidRequestError(
-        f"{path} cannot be read: {why}. Copy it again from where it came.", code="damaged_file"
+        f"{path.name} cannot be read: {why}. Copy it again from where it came.", code="damaged_file"
     )
 
 
@@ -167,7 +183,13 @@ def _modules(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> list[L
         if match is None or tensor.ndim != 2:
             raise UnsupportedError(
                 f"{ADAPTER_WEIGHTS}: {key} of shape {list(tensor.shape)} is no matrix of a LoRA adapter on a "
-                "linear layer; only those are implemented."
+                "linear layer; only those are implemented. Leave the layer out of target_modules; a layer of the "
+                "base model that lies beside its adapter is not saved with save_embedding_layers=False."
+            )
+        if not tensor.is_floating_point():
+            raise UnsupportedError(
+                f"{ADAPTER_WEIGHTS}: {key} is of type {tensor.dtype}; expected floating-point numbers. Save the "
+                "adapter in float32, float16 or bfloat16."
             )
         pairs.setdefault(match["name"], {})[match["part"]] = tensor.float()
     if not pairs:
@@ -178,19 +200,23 @@ def _modules(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> list[L
 def _module(name: str, pair: Mapping[str, Tensor], config: Mapping[str, Any]) -> LoRAModule:
     if set(pair) != {"A", "B"} or pair["A"].shape[0] != pair["B"].shape[1]:
         raise InvalidRequestError(
-            f"{ADAPTER_WEIGHTS}: lora_A and lora_B of {name} do not belong together.",
+            f"{ADAPTER_WEIGHTS}: lora_A and lora_B of {name} do not belong together: one is missing, or their "
+            "ranks differ. Save the adapter again, or copy it again from where it came.",
             code="damaged_file",
         )
     rank = pair["A"].shape[0]
     wanted = _of_layer(config, "rank_pattern", name, config.get("r"))
     if wanted != rank:
         raise InvalidRequestError(
-            f"{name} has rank {rank} in {ADAPTER_WEIGHTS} and {wanted} by {ADAPTER_CONFIG}.",
+            f"{name} has rank {rank} in {ADAPTER_WEIGHTS} and {repr(wanted)[:64]} by {ADAPTER_CONFIG}. Copy both "
+            "files from one adapter.",
             code="damaged_file",
         )
     if not all(bool(torch.isfinite(matrix).all()) for matrix in pair.values()):
         raise InvalidRequestError(
-            f"{ADAPTER_WEIGHTS}: {name} holds numbers that are not finite.", code="damaged_file"
+            f"{ADAPTER_WEIGHTS}: {name} holds numbers that are not finite. Take an earlier checkpoint of its "
+            "training.",
+            code="damaged_file",
         )
     alpha = _number(
         _of_layer(config, "alpha_pattern", name, config.get("lora_alpha", 8)), "lora_alpha"

@@ -118,12 +118,18 @@ def _in_turns(ways: dict[str, Way], rounds: int, parts: int) -> dict[str, Any]:
 
 
 class Engine:
-    """A worker in this thread with one run, or with several on the same base model."""
+    """A worker in this thread with one run, or with several on the same base model.
 
-    def __init__(self, folder: Path, num_runs: int = 1, dtype: str = "float32") -> None:
+    Args:
+        folder: of the model.
+        num_runs: with an adapter each.
+        settings: of the worker, where they are to be others than one thread of a CPU in float32.
+    """
+
+    def __init__(self, folder: Path, num_runs: int = 1, **settings: Any) -> None:
         self._events: list[Any] = []
-        settings = WorkerSettings(epoch=1, device="cpu", num_threads=1, dtype=dtype)
-        self._worker = Worker(settings, self._events.append)
+        chosen = {"device": "cpu", "num_threads": 1, "dtype": "float32"} | settings
+        self._worker = Worker(WorkerSettings(epoch=1, **chosen), self._events.append)
         self._numbers = itertools.count(1)
         self._do(LoadBaseModel("m", str(folder)))
         config = LoRAConfig(r=RANK, lora_dropout=0.0)

@@ -68,7 +68,7 @@ class Head:
         """W·h + b [N, V]; a packed product has no gradient of its own."""
         if self.packed_VD is None or not may_pack:
             return torch.nn.functional.linear(hidden_ND, self.weight_VD, self.bias_V)
-        if self.turned_DV is not None and is_better_turned(hidden_ND, self.turned_DV):
+        if self.turned_DV is not None and is_better_turned(len(hidden_ND), self.turned_DV):
             return turned_linear(hidden_ND, self.turned_DV, self.bias_V)
         return packed_linear(hidden_ND, self.packed_VD, self.bias_V)
 

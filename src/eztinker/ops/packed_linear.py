@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 _ROWS_LAID_OUT_FOR = 32
 _SMALL_WEIGHT = 2**18
@@ -44,12 +45,12 @@ def packed_linear_added(
     y_NO: Tensor, x_ND: Tensor, packed: Tensor, bias_O: Tensor | None
 ) -> Tensor:
     """y + W·x + b [N, O], as a new tensor."""
-    return torch.ops.mkldnn._linear_pointwise.binary(x_ND, y_NO, packed, bias_O, "add")
+    return torch.ops.mkldnn._linear_pointwise(x_ND, y_NO, packed, bias_O, "add")
 
 
-def is_better_plain(x_ND: Tensor, weight_OD: Tensor) -> bool:
+def is_better_plain(num_rows: int, weight_OD: Tensor) -> bool:
     """Whether so small a product is faster without."""
-    if x_ND.shape[0] > _VERY_FEW or x_ND.dtype != torch.float32:
+    if num_rows > _VERY_FEW or weight_OD.dtype != torch.float32:
         return False
     num_outputs, num_inputs = weight_OD.shape
     return num_outputs <= num_inputs or weight_OD.numel() <= _SMALL_WEIGHT
@@ -63,11 +64,30 @@ def turned(weight_OD: Tensor) -> Tensor | None:
     return weight_OD.t().contiguous()
 
 
-def is_better_turned(x_ND: Tensor, turned_DO: Tensor | None) -> bool:
+def is_better_turned(num_rows: int, turned_DO: Tensor | None) -> bool:
     """Whether there is such a copy, and so few rows that it is the faster one."""
-    return turned_DO is not None and x_ND.shape[0] <= _VERY_FEW
+    return turned_DO is not None and num_rows <= _VERY_FEW
 
 
 def turned_linear(x_ND: Tensor, turned_DO: Tensor, bias_O: Tensor | None) -> Tensor:
     """W·x + b [N, O] of very few rows."""
     return x_ND @ turned_DO if bias_O is None else torch.addmm(bias_O, x_ND, turned_DO)
+
+
+def held_linear(x_ND: Tensor, weight: Tensor, bias_O: Tensor | None, layout: str) -> Tensor:
+    """W·x + b [N, O], with the weight "plain", "turned" or "packed"."""
+    if layout == "packed":
+        return packed_linear(x_ND, weight, bias_O)
+    if layout == "turned":
+        return turned_linear(x_ND, weight, bias_O)
+    return linear(x_ND, weight, bias_O)
+
+
+def held_linear_added(
+    y_NO: Tensor, x_ND: Tensor, weight: Tensor, bias_O: Tensor | None, layout: str
+) -> Tensor:
+    """y + W·x + b [N, O] as a new tensor, with the weight "plain" or "packed"."""
+    if layout == "packed":
+        return packed_linear_added(y_NO, x_ND, weight, bias_O)
+    total_NO = torch.addmm(y_NO, x_ND, weight.t())
+    return total_NO if bias_O is None else total_NO.add_(bias_O)

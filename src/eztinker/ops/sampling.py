@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eztinker.ops.interpreted import interpreted
+
 _MASK = np.uint64(0xFFFFFFFFFFFFFFFF)
 _BLOCK = 512
 _CHUNK_ELEMENTS = 2**18
@@ -157,7 +159,11 @@ def draw(logits_RV: Tensor, params: RowParams, uniforms_R: Tensor) -> tuple[Tens
         plain distribution where T is 0).
     """
     scaled = logits_RV if params.divisor_R1 is None else logits_RV.div_(params.divisor_R1)
-    tokens_R, logsumexp_R = _draw_unfiltered(scaled, uniforms_R, params.any_unfiltered)
+    on_cpu = scaled.device.type == "cpu"
+    rows_at_once = max(1, _CHUNK_ELEMENTS // scaled.shape[1]) if on_cpu else len(scaled)
+    tokens_R, logsumexp_R = _draw_unfiltered(
+        scaled, uniforms_R, params.any_unfiltered, rows_at_once, _BLOCK
+    )
     if params.filtered_R is not None:
         filtered_R = _draw_filtered(scaled, logsumexp_R, params, uniforms_R)
         tokens_R = torch.where(params.filtered_R, filtered_R, tokens_R)
@@ -166,43 +172,43 @@ def draw(logits_RV: Tensor, params: RowParams, uniforms_R: Tensor) -> tuple[Tens
     return tokens_R, scaled.gather(1, tokens_R[:, None])[:, 0] - logsumexp_R
 
 
-def _draw_unfiltered(scaled: Tensor, uniforms_R: Tensor, is_drawn: bool) -> tuple[Tensor, Tensor]:
+@interpreted
+def _draw_unfiltered(
+    scaled: Tensor, uniforms_R: Tensor, is_drawn: bool, rows_at_once: int, block: int
+) -> tuple[Tensor, Tensor]:
     """Tokens [R] of the whole distribution (0 if not ``is_drawn``), and its log Σ exp [R].
 
     Some rows at a time, to stay in cache. The sum comes from the same numbers either way: what a row
     reports must not depend on how its neighbours are drawn.
     """
-    on_cpu = scaled.device.type == "cpu"
-    num_rows = max(1, _CHUNK_ELEMENTS // scaled.shape[1]) if on_cpu else scaled.shape[0]
-    tokens, sums = [], []
-    for part, u_R in zip(scaled.split(num_rows), uniforms_R.split(num_rows), strict=True):
-        blocks, peak_R = _exponentials(part)
+    tokens: list[Tensor] = []
+    sums: list[Tensor] = []
+    for start in range(0, scaled.shape[0], rows_at_once):
+        u_R = uniforms_R[start : start + rows_at_once]
+        blocks, peak_R = _exponentials(scaled[start : start + rows_at_once], block)
         block_sums = blocks.sum(-1).double()
-        tokens.append(
-            _draw_in_blocks(blocks, block_sums, u_R)
-            if is_drawn
-            else torch.zeros_like(u_R, dtype=torch.int64)
-        )
+        if is_drawn:
+            tokens.append(_draw_in_blocks(blocks, block_sums, u_R))
+        else:
+            tokens.append(torch.zeros_like(u_R, dtype=torch.int64))
         sums.append((peak_R + block_sums.sum(-1).log_()).float())
-    return _joined(tokens), _joined(sums)
+    if len(tokens) == 1:
+        return tokens[0], sums[0]
+    return torch.cat(tokens), torch.cat(sums)
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _exponentials(scaled: Tensor) -> tuple[Tensor, Tensor]:
-    """exp(z - max z) in blocks of the vocabulary [R, ·, _BLOCK], the last one filled up with 0, and max z.
+def _exponentials(scaled: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """exp(z - max z) in blocks of the vocabulary [R, ·, block], the last one filled up with 0, and max z.
 
     One pass over the vocabulary serves the sum and the draw.
     """
     num_rows, vocab_size = scaled.shape
-    filled = scaled.new_empty(num_rows, vocab_size + -vocab_size % _BLOCK)
+    filled = scaled.new_empty([num_rows, vocab_size + -vocab_size % block])
     filled[:, vocab_size:] = 0
     peak_R = scaled.amax(-1)
     torch.sub(scaled, peak_R[:, None], out=filled[:, :vocab_size])
     filled[:, :vocab_size].exp_()
-    return filled.view(num_rows, -1, _BLOCK), peak_R
+    return filled.view(num_rows, -1, block), peak_R
 
 
 def _draw_filtered(scaled: Tensor, logsumexp_R: Tensor, params: RowParams, u_R: Tensor) -> Tensor:
@@ -264,15 +270,16 @@ def draw_two_level(probabilities_RV: Tensor, uniforms_R: Tensor) -> Tensor:
 
 
 def _draw_in_blocks(blocks: Tensor, block_sums: Tensor, uniforms_R: Tensor) -> Tensor:
-    """Token ids [R] from masses in blocks [R, ·, _BLOCK] and the float64 sum of each block."""
-    num_rows, num_blocks = block_sums.shape
+    """Token ids [R] from masses in blocks [R, ·, size] and the float64 sum of each block."""
+    num_rows, num_blocks, size = blocks.shape
     block_ends = block_sums.cumsum(-1)
     threshold_R1 = (uniforms_R * block_ends[:, -1])[:, None]
     block_R1 = torch.searchsorted(block_ends, threshold_R1, right=True).clamp_max_(num_blocks - 1)
     start_R1 = torch.where(block_R1 > 0, block_ends.gather(1, (block_R1 - 1).clamp_min_(0)), 0.0)
     row_R = torch.arange(0, num_rows * num_blocks, num_blocks, device=blocks.device)
-    inside = blocks.reshape(-1, _BLOCK).index_select(0, row_R + block_R1[:, 0]).double().cumsum_(-1)
+    chosen = blocks.reshape(-1, size).index_select(0, row_R + block_R1[:, 0])
+    inside = chosen.double().cumsum_(-1)
     # The two sums round differently; staying below the block's own end keeps the draw inside it, and
     # on a token of positive probability.
     wanted_R1 = torch.minimum(threshold_R1 - start_R1, inside[:, -1:] * (1 - 1e-12))
-    return (block_R1 * _BLOCK + torch.searchsorted(inside, wanted_R1, right=True))[:, 0]
+    return (block_R1 * size + torch.searchsorted(inside, wanted_R1, right=True))[:, 0]

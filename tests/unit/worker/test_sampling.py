@@ -259,7 +259,7 @@ def test_temperature_scales_the_reported_logprobs(trained):
 
 
 def test_running_samples_keep_the_weights_they_started_with(trained):
-    command = trained.sample_command(PROMPT, max_tokens=30, seed=6, stop_token_ids=())
+    command = trained.sample_command(PROMPT, max_tokens=80, seed=6, stop_token_ids=())
     expected = trained.answer(command, SampleResult)
     trained.worker.submit(command)
     trained.worker.step()
@@ -269,7 +269,7 @@ def test_running_samples_keep_the_weights_they_started_with(trained):
     result = next(e for e in events if e.job_id == command.job_id)
     assert decode(result.result, SampleResult).sequences == expected.sequences
     assert [e.job_id for e in events].index("s") < len(events) - 1, "training did not interleave"
-    later = trained.sample(PROMPT, max_tokens=30, seed=6, stop_token_ids=())
+    later = trained.sample(PROMPT, max_tokens=80, seed=6, stop_token_ids=())
     assert later.sequences != expected.sequences
     assert (expected.step, later.step) == (1, 2)
 

@@ -243,67 +243,64 @@ class DecodeLayout:
     """One new token per row of a cache.
 
     Args:
-        cache: its first rows are the rows of the pass.
+        cache: holds the rows of the pass side by side.
         places_R: where in their rows of the cache the new tokens go.
         width: number of cached positions to read, the largest place plus one.
         shared: prompts that rows see besides what lies in the cache; on a CPU, for plain attention.
+        first_row: of the pass in the cache.
+
+    Attributes:
+        cache, places_R, width, shared, first_row: as given.
+        bias_R11S: as ``_bias`` gives it.
     """
 
     def __init__(
-        self, cache: KVCache, places_R: Tensor, width: int, shared: Sequence[SharedPrompt] = ()
+        self,
+        cache: KVCache,
+        places_R: Tensor,
+        width: int,
+        shared: Sequence[SharedPrompt] = (),
+        first_row: int = 0,
     ) -> None:
-        self._cache = cache
-        self._places_R = places_R
-        self._width = width
-        self._shared = shared
-        self._bias_R11S = _bias(cache.dtype, places_R, width)
+        self.cache = cache
+        self.places_R = places_R
+        self.width = width
+        self.shared = shared
+        self.first_row = first_row
+        self.bias_R11S = _bias(cache.dtype, places_R, width)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, variant: Variant) -> Tensor:
         """Store the new keys and values, then attend to everything stored in the row."""
-        keys, values = self._cache.append(layer, self._places_R, k, v, self._width)
+        keys, values = self.cache.append(layer, self.first_row, self.places_R, k, v, self.width)
         rows, heads, _, size = q.shape
         # Query heads of one group become positions: keys and values are read once, never copied.
         grouped = q.reshape(rows, keys.shape[1], heads // keys.shape[1], size)
         window = variant.sliding_window
-        if variant.softcap is not None or (window is not None and window < self._width):
+        if variant.softcap is not None or (window is not None and window < self.width):
             out = masked(grouped, keys, values, self._visible(window), variant)
-        elif self._shared:
-            out = self._with_prompts(layer, grouped, keys, values, variant.scaling)
         else:
-            out = scaled_dot_product_attention(
-                grouped, keys, values, attn_mask=self._bias_R11S, scale=variant.scaling
+            prompts = [prompt.kv.layer(layer) for prompt in self.shared]
+            out = attend_cached(
+                grouped,
+                keys,
+                values,
+                self.bias_R11S,
+                variant.scaling,
+                [prompt.start for prompt in self.shared],
+                [prompt.end for prompt in self.shared],
+                [keys for keys, _ in prompts],
+                [values for _, values in prompts],
             )
         return out.reshape(rows, heads, 1, values.shape[-1])
 
     def _visible(self, window: int | None) -> Tensor:
         """Which cached positions each row sees [R, 1, 1, S]."""
-        places_S = torch.arange(self._width, device=self._places_R.device)
-        age_RS = self._places_R[:, None] - places_S
+        places_S = torch.arange(self.width, device=self.places_R.device)
+        age_RS = self.places_R[:, None] - places_S
         visible_RS = age_RS >= 0
         if window is not None:
             visible_RS &= age_RS < window
         return visible_RS[:, None, None, :]
-
-    def _with_prompts(
-        self, layer: int, q_RGED: Tensor, keys: Tensor, values: Tensor, scaling: float | None
-    ) -> Tensor:
-        """Attention to a row and to its shared prompt, joined by their shares of the softmax's sum.
-
-        The prompt's keys are read once for all its rows: their queries (E per row and group) become
-        positions of one call.
-        """
-        out, total = _attend_with_sum(q_RGED, keys, values, self._bias_R11S, scaling)
-        groups, size = q_RGED.shape[1], q_RGED.shape[-1]
-        for prompt in self._shared:
-            part = slice(prompt.start, prompt.end)
-            queries = q_RGED[part].transpose(0, 1).reshape(1, groups, -1, size)
-            k_GTD, v_GTD = prompt.kv.layer(layer)
-            seen, seen_total = _attend_with_sum(queries, k_GTD[None], v_GTD[None], None, scaling)
-            shape = (groups, prompt.end - prompt.start, -1)
-            share = (seen_total.view(shape).transpose(0, 1) - total[part]).sigmoid_()
-            seen = seen.view(*shape, seen.shape[-1]).transpose(0, 1)
-            out[part] = torch.lerp(out[part], seen, share[..., None].to(out.dtype))
-        return out
 
 
 def _bias(dtype: torch.dtype, places_R: Tensor, width: int) -> Tensor | None:
@@ -314,6 +311,46 @@ def _bias(dtype: torch.dtype, places_R: Tensor, width: int) -> Tensor | None:
     visible_RS = places_R[:, None] >= torch.arange(width, device=places_R.device)
     bias_RS = torch.zeros(visible_RS.shape, dtype=dtype, device=places_R.device)
     return bias_RS.masked_fill_(~visible_RS, -torch.inf)[:, None, None, :]
+
+
+def attend_cached(
+    q_RGED: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    scaling: float | None,
+    starts: list[int],
+    ends: list[int],
+    prompt_keys: list[Tensor],
+    prompt_values: list[Tensor],
+) -> Tensor:
+    """Attention of one token per row to its row of the cache and to its shared prompt, if it has one.
+
+    The two are joined by their shares of the softmax's sum. A prompt's keys are read once for all its rows:
+    their queries (E per row and group) become positions of one call.
+
+    Args:
+        q_RGED: queries.
+        keys, values: cached [R, G, S, D].
+        bias: as ``_bias`` gives it.
+        starts, ends: of the rows that share a prompt.
+        prompt_keys, prompt_values: its own [G, T, D].
+    """
+    if len(starts) == 0:
+        return scaled_dot_product_attention(q_RGED, keys, values, attn_mask=bias, scale=scaling)
+    out, total = _attend_with_sum(q_RGED, keys, values, bias, scaling)
+    groups, size = q_RGED.shape[1], q_RGED.shape[-1]
+    for i, start in enumerate(starts):
+        end = ends[i]
+        queries = q_RGED[start:end].transpose(0, 1).reshape(1, groups, -1, size)
+        seen, seen_total = _attend_with_sum(
+            queries, prompt_keys[i][None], prompt_values[i][None], None, scaling
+        )
+        share = seen_total.view(groups, end - start, -1).transpose(0, 1) - total[start:end]
+        seen = seen.view(groups, end - start, -1, seen.shape[-1]).transpose(0, 1)
+        joined = torch.lerp(out[start:end], seen, share.sigmoid_()[..., None].to(out.dtype))
+        out[start:end] = joined
+    return out
 
 
 def _attend_with_sum(

@@ -32,6 +32,22 @@ class _Numbers:
     table_SR: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Rows side by side as a pass over them alone sees them: its places count from its first row.
+
+    Attributes:
+        rows: of the batch.
+        segments, shared: (adapter, first row, end) and shared prompts, of these rows.
+        params: how each row is drawn.
+    """
+
+    rows: slice
+    segments: Segments
+    shared: list[SharedPrompt]
+    params: RowParams
+
+
 class Batch:
     """Running rows of one base model."""
 
@@ -40,7 +56,7 @@ class Batch:
         self._cache = cache
         self._vocab_size = vocab_size
         self._segments: Segments | None = None
-        self._params: RowParams | None = None
+        self._stretches: list[Stretch] = []
         self._numbers: _Numbers | None = None
 
     def insert(self, row: Row) -> int:
@@ -98,11 +114,30 @@ class Batch:
             start = end
         return shared
 
-    def params(self, device: torch.device) -> RowParams:
-        """How each row is drawn."""
-        if self._params is None:
-            self._params = row_params(self.rows, self._vocab_size, device)
-        return self._params
+    def stretches(self, num: int, device: torch.device) -> list[Stretch]:
+        """All rows in so many parts of nearly equal size."""
+        if len(self._stretches) != num:
+            ends = [len(self.rows) * (i + 1) // num for i in range(num)]
+            self._stretches = [
+                self._stretch(start, end, device)
+                for start, end in zip([0, *ends], ends, strict=False)
+            ]
+        return self._stretches
+
+    def _stretch(self, start: int, end: int, device: torch.device) -> Stretch:
+        rows = self.rows[start:end]
+        segments = [
+            (adapter, max(first, start) - start, min(last, end) - start)
+            for adapter, first, last in self.segments()
+            if first < end and last > start
+        ]
+        shared = [
+            SharedPrompt(max(part.start, start) - start, min(part.end, end) - start, part.kv)
+            for part in self.shared_prompts()
+            if part.start < end and part.end > start
+        ]
+        params = row_params(rows, self._vocab_size, device)
+        return Stretch(slice(start, end), segments, shared, params)
 
     def uniforms(self, device: torch.device) -> Tensor:
         """The random numbers of the rows' next tokens."""
@@ -116,7 +151,8 @@ class Batch:
         return self._numbers.table_SR[index - self._numbers.steps.start]
 
     def _changed(self) -> None:
-        self._segments = self._params = self._numbers = None
+        self._segments = self._numbers = None
+        self._stretches = []
 
     def _move(self, source: int, target: int) -> None:
         self._cache.copy_row(source, target, self.rows[source].num_in_row)

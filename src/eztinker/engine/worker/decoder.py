@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 from torch.utils.checkpoint import checkpoint
 
-from eztinker.engine.worker.attention import Layout, PackedLayout, Variant
+from eztinker.engine.worker.attention import DecodeLayout, Layout, PackedLayout, Variant
+from eztinker.engine.worker.decode_layers import DecodeLayers
 from eztinker.engine.worker.decoder_base import Decoder, Segments
 from eztinker.engine.worker.devices import free_memory_bytes
 from eztinker.engine.worker.lean_adapters import (
@@ -53,6 +54,7 @@ from eztinker.engine.worker.packed_projection import (
     with_turned,
 )
 from eztinker.engine.worker.quantization import QuantizedLinear, QuantizedProjection
+from eztinker.ops.interpreted import IS_SUPPORTED
 from eztinker.ops.packed_linear import can_pack, pack, turned
 
 _ARCHITECTURES = (
@@ -65,6 +67,8 @@ _ARCHITECTURES = (
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 _PACKED_SHARE = 0.25
 """Of the free memory, for a second copy of the weights in the layout that products like best."""
+_LARGEST_READ_TWICE_BYTES = 64 * 2**20
+"""Weights that two halves of a decode step may both read; the last cache holds most of them."""
 _LAYER_PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _ATTENTION_PARTS = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _MLP_PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
@@ -157,6 +161,16 @@ class LeanDecoder(Decoder):
         self._adapters = WeakKeyDictionary()
         self._trained_layers = self._sampling_layers = self._layers
         self._pack(num_copies)
+        self._decode_layers = None
+        if DecodeLayers.fits(self._sampling_layers):
+            self._decode_layers = DecodeLayers(
+                self._sampling_layers, self._variants, self._num_q, self._num_kv
+            )
+        self._decodes_beside_itself = (
+            IS_SUPPORTED
+            and self._decode_layers is not None
+            and self.size_bytes <= _LARGEST_READ_TWICE_BYTES
+        )
 
     @property
     def can_share_prompts(self) -> bool:
@@ -174,6 +188,11 @@ class LeanDecoder(Decoder):
     def can_be_recorded(self) -> bool:
         """Not with quantised weights, whose kernels belong to others."""
         return not self._is_quantized
+
+    @property
+    def decodes_beside_itself(self) -> bool:
+        """A small model, where Python's lock is not in the way."""
+        return self._decodes_beside_itself
 
     @property
     def held_bytes(self) -> int:
@@ -282,6 +301,9 @@ class LeanDecoder(Decoder):
         shape: torch.Size,
     ) -> Tensor:
         parts = [(self._groups(a), start, end) for a, start, end in segments if a is not None]
+        steps = self._decode_layers
+        if steps is not None and isinstance(layout, DecodeLayout) and steps.sees_all(layout):
+            return steps(x_ND, rotation, layout, parts)
         for i, layer in enumerate(self._sampling_layers):
             here = [(groups[i], start, end) for groups, start, end in parts]
             heads = enter(x_ND, layer, rotation, [(g.qkv, s, e) for g, s, e in here])

@@ -84,6 +84,11 @@ class Decoder(ABC):
         return False
 
     @property
+    def decodes_beside_itself(self) -> bool:
+        """Whether the same holds for two halves of a decode step."""
+        return False
+
+    @property
     def cache_bytes_per_token(self) -> int:
         """Memory of one position in the key-value cache."""
         config = self._model.config.get_text_config()

@@ -54,9 +54,14 @@ class PromptKV:
 
     def layer(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values [G, T, D] of one layer."""
+        keys_LGTD, values_LGTD = self.all_layers()
+        return keys_LGTD[layer], values_LGTD[layer]
+
+    def all_layers(self) -> tuple[Tensor, Tensor]:
+        """Keys and values [L, G, T, D]."""
         if self.keys_LGTD is None or self.values_LGTD is None:
             raise ValueError("The prompt has not been read.")
-        return self.keys_LGTD[layer], self.values_LGTD[layer]
+        return self.keys_LGTD, self.values_LGTD
 
     def _allocate(self, k_GTD: Tensor, v_GTD: Tensor) -> None:
         def new(like: Tensor) -> Tensor:
@@ -159,16 +164,28 @@ class KVCache:
         return copy
 
     def append(
-        self, layer: int, positions_R: Tensor, k_RG1D: Tensor, v_RG1D: Tensor, width: int
+        self,
+        layer: int,
+        first_row: int,
+        positions_R: Tensor,
+        k_RG1D: Tensor,
+        v_RG1D: Tensor,
+        width: int,
     ) -> tuple[Tensor, Tensor]:
-        """Store one position per row; keys and values [R, G, width, D] to attend to."""
+        """Store one position per row, from a row on; keys and values [R, G, width, D] to attend to."""
         self._allocate(k_RG1D[0], v_RG1D[0])
         num_rows = positions_R.shape[0]
-        keys, values = self._keys_RGSD[layer][:num_rows], self._values_RGSD[layer][:num_rows]
+        rows = slice(first_row, first_row + num_rows)
+        keys, values = self._keys_RGSD[layer][rows], self._values_RGSD[layer][rows]
         row_R = self._row_R[:num_rows]
         keys[row_R, :, positions_R] = k_RG1D[:, :, 0]
         values[row_R, :, positions_R] = v_RG1D[:, :, 0]
         return keys[:, :, :width], values[:, :, :width]
+
+    def buffers(self, first_row: int, num_rows: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values [R, G, ·, D] of some rows, as they lie, of each layer."""
+        rows = slice(first_row, first_row + num_rows)
+        return [k[rows] for k in self._keys_RGSD], [v[rows] for v in self._values_RGSD]
 
     def copy_row(self, source: int, target: int, length: int) -> None:
         """Copy the first ``length`` positions of a row to another, in all layers."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from eztinker.engine.worker.lora import AdapterWeights, Dropout
+from eztinker.ops.packed_linear import held_linear_added
 
 
 class FrozenLayers(Protocol):
@@ -71,8 +72,11 @@ class Projection:
 
     def added_to(self, y_NO: Tensor, x_ND: Tensor) -> Tensor:
         """y + W·x + b, as a new tensor."""
-        total_NO = torch.addmm(y_NO, x_ND, self.weight.t())
-        return total_NO if self.bias is None else total_NO.add_(self.bias)
+        return held_linear_added(y_NO, x_ND, self.weight, self.bias, "plain")
+
+    def held_for(self, num_rows: int, *, to_add: bool) -> tuple[Tensor, str]:
+        """The weight as it is, and the name of that layout."""
+        return self.weight, "plain"
 
     def pulled_back(self, grad_NO: Tensor) -> Tensor:
         """Gradient of the input."""
@@ -109,6 +113,11 @@ class GroupAdapter:
             self._b_KO = self._a_KD.new_zeros(num_low, projection.num_outputs)
             for (_, outputs, low), b in zip(self._parts, self.leaves[1::2], strict=True):
                 torch.mul(b.detach().t(), self._scaling, out=self._b_KO[low, outputs])
+
+    @property
+    def low_rank(self) -> tuple[Tensor | None, Tensor | None]:
+        """A [K, D] and scaled B [K, O] of all parts; None where nothing is adapted."""
+        return (self._a_KD, self._b_KO) if self._parts else (None, None)
 
     def masks(self, x_ND: Tensor, dropout: Dropout | None) -> list[Tensor]:
         """Dropout factors of each adapted part; none without dropout."""

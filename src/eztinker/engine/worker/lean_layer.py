@@ -39,13 +39,18 @@ class Rotation:
 
     def forward_(self, x_NHE: Tensor) -> None:
         """Rotate in place."""
-        swapped = x_NHE.roll(x_NHE.shape[-1] // 2, -1)
-        x_NHE.mul_(self.cos_N1E).addcmul_(swapped, self.sin_N1E)
+        rotate_(x_NHE, self.cos_N1E, self.sin_N1E)
 
     def backward_(self, grad_NHE: Tensor) -> None:
         """Rotate back in place."""
         swapped = grad_NHE.roll(grad_NHE.shape[-1] // 2, -1)
         grad_NHE.mul_(self.cos_N1E).addcmul_(swapped, self.sin_N1E, value=-1)
+
+
+def rotate_(x_NHE: Tensor, cos_N1E: Tensor, sin_N1E: Tensor) -> None:
+    """``Rotation.forward_``."""
+    swapped = x_NHE.roll(x_NHE.shape[-1] // 2, -1)
+    x_NHE.mul_(cos_N1E).addcmul_(swapped, sin_N1E)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:

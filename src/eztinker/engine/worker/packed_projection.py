@@ -16,13 +16,13 @@ from torch import Tensor
 from eztinker.engine.worker.lean_adapters import FrozenLayers, Projection
 from eztinker.engine.worker.lean_layer import LayerWeights
 from eztinker.ops.packed_linear import (
+    held_linear,
+    held_linear_added,
     is_better_plain,
     is_better_turned,
     pack,
     packed_linear,
-    packed_linear_added,
     turned,
-    turned_linear,
 )
 
 
@@ -52,23 +52,36 @@ class PackedProjection:
         """Outputs of all layers together."""
         return self.plain.num_outputs
 
+    @property
+    def bias(self) -> Tensor | None:
+        """Of all layers."""
+        return self.plain.bias
+
+    def held_for(self, num_rows: int, *, to_add: bool) -> tuple[Tensor, str]:
+        """The copy that is best for a product of so many rows, and the name of its layout.
+
+        Args:
+            to_add: the product is added to something.
+        """
+        if not to_add and self.turned_DO is not None and is_better_turned(num_rows, self.turned_DO):
+            return self.turned_DO, "turned"
+        if is_better_plain(num_rows, self.plain.weight):
+            return self.plain.weight, "plain"
+        return self.packed, "packed"
+
     def __call__(self, x_ND: Tensor) -> Tensor:
         """Outputs, part beside part, as a new tensor."""
-        if self.turned_DO is not None and is_better_turned(x_ND, self.turned_DO):
-            return turned_linear(x_ND, self.turned_DO, self.plain.bias)
-        if is_better_plain(x_ND, self.plain.weight):
-            return self.plain(x_ND)
-        return packed_linear(x_ND, self.packed, self.plain.bias)
+        weight, layout = self.held_for(len(x_ND), to_add=False)
+        return held_linear(x_ND, weight, self.plain.bias, layout)
 
     def added_to(self, y_NO: Tensor, x_ND: Tensor) -> Tensor:
         """y + W·x + b, as a new tensor."""
-        if is_better_plain(x_ND, self.plain.weight):
-            return self.plain.added_to(y_NO, x_ND)
-        return packed_linear_added(y_NO, x_ND, self.packed, self.plain.bias)
+        weight, layout = self.held_for(len(x_ND), to_add=True)
+        return held_linear_added(y_NO, x_ND, weight, self.plain.bias, layout)
 
     def pulled_back(self, grad_NO: Tensor) -> Tensor:
         """Gradient of the input."""
-        if self.packed_back is None or is_better_plain(grad_NO, self.plain.weight):
+        if self.packed_back is None or is_better_plain(len(grad_NO), self.plain.weight):
             return self.plain.pulled_back(grad_NO)
         return packed_linear(grad_NO, self.packed_back, None)
 

@@ -1,7 +1,7 @@
 """Reading prompts, a chunk at a time, so that long ones do not hold up the rows that are being generated.
 
 A ``Prefill`` is one prompt on its way into the cache; ``Reader`` chooses what the next chunk holds and
-runs it. What is known from before (``prefix_cache.py``) is not read again. Knows neither rows nor the
+runs it, as two halves side by side where it can be divided (``lanes.py``). What is known from before (``prefix_cache.py``) is not read again. Knows neither rows nor the
 drawing of tokens; called by ``sampler.py``.
 
 Axes: T positions of a chunk or prompt, D hidden size.
@@ -11,11 +11,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
+from functools import partial
+from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from eztinker.engine.worker import lanes
 from eztinker.engine.worker.attention import (
     Layout,
     PackedLayout,
@@ -155,6 +158,27 @@ class Reader:
 
     def read(self, chunk: list[tuple[Prefill, int]]) -> list[Prefill]:
         """Run a pass over a chunk; the prompts that are through with it leave the queue."""
+        for (prefill, num_tokens), hidden_TD in zip(chunk, self._hidden(chunk), strict=True):
+            prefill.hidden = [*prefill.hidden, hidden_TD] if prefill.is_scored else [hidden_TD]
+            prefill.num_done += num_tokens
+        done = [prefill for prefill, _ in chunk if not prefill.num_left]
+        self.queue = [prefill for prefill in self.queue if prefill.num_left]
+        return done
+
+    def _hidden(self, chunk: list[tuple[Prefill, int]]) -> list[Tensor]:
+        """What the pass gives each prompt; in two halves side by side where the prompts fall into such."""
+        if not self._decoder.can_run_beside_itself:
+            return self._pass(chunk)
+        places = lanes.divided([num_tokens for _, num_tokens in chunk])
+        if len(places) == 1:
+            return self._pass(chunk)
+        halves = [[chunk[place] for place in half] for half in places]
+        found = lanes.side_by_side([partial(self._pass, half) for half in halves])
+        hidden_of = dict(zip(chain(*places), chain(*found), strict=True))
+        return [hidden_of[place] for place in range(len(chunk))]
+
+    def _pass(self, chunk: list[tuple[Prefill, int]]) -> list[Tensor]:
+        """Last hidden states of each prompt's tokens, or of the last one where the others are not wanted."""
         packing = pack([p.tokens_T[p.num_done : p.num_done + n] for p, n in chunk])
         places = packing.places()
         parts = [
@@ -166,22 +190,19 @@ class Reader:
         positions_BT = packing.positions_BT
         for part in parts:
             positions_BT[part.row, part.start : part.start + part.length] += part.offset
-        hidden_BTD = self._decoder.hidden(
-            torch.from_numpy(packing.tokens_BT).to(device),
-            torch.from_numpy(positions_BT).to(device),
-            PrefillLayout(inner, parts),
-            _segments(chunk, packing),
-        )
-        for part, (prefill, num_tokens) in zip(parts, chunk, strict=True):
-            end = part.start + part.length
-            if prefill.is_scored:
-                prefill.hidden.append(hidden_BTD[part.row, part.start : end])
-            else:
-                prefill.hidden = [hidden_BTD[part.row, end - 1 : end]]
-            prefill.num_done += num_tokens
-        done = [prefill for prefill, _ in chunk if not prefill.num_left]
-        self.queue = [prefill for prefill in self.queue if prefill.num_left]
-        return done
+        with self._decoder.without_gradients():  # each thread has to say so for itself
+            hidden_BTD = self._decoder.hidden(
+                torch.from_numpy(packing.tokens_BT).to(device),
+                torch.from_numpy(positions_BT).to(device),
+                PrefillLayout(inner, parts),
+                _segments(chunk, packing),
+            )
+            hidden = []
+            for part, (prefill, _) in zip(parts, chunk, strict=True):
+                end = part.start + part.length
+                start = part.start if prefill.is_scored else end - 1
+                hidden.append(hidden_BTD[part.row, start:end])
+            return hidden
 
     def halve_chunk(self) -> bool:
         """Read less at a time from now on; False if that would be too little."""

@@ -15,14 +15,13 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from eztinker.engine.worker.admission import MAX_ROWS, Admission
-from eztinker.engine.worker.attention import DecodeLayout
 from eztinker.engine.worker.base_model import BaseModel
 from eztinker.engine.worker.batch import Batch
 from eztinker.engine.worker.data_checks import check_token_ids
 from eztinker.engine.worker.decode_graph import DecodeGraphs, Recorder
+from eztinker.engine.worker.decode_step import draw_step
 from eztinker.engine.worker.devices import is_out_of_memory, threads_for
 from eztinker.engine.worker.drawing import Wishes, draw_first, draw_next
 from eztinker.engine.worker.kv_cache import KVCache
@@ -353,12 +352,10 @@ class Sampler:
         watch = Stopwatch()
         while self._admission.overflows(self._lengths()):
             self._put_back(1)
-        rows, device = self._batch.rows, self._decoder.device
+        rows = self._batch.rows
         took_part = [row.request for row in rows]
         self.in_step = list(dict.fromkeys(took_part))
-        wishes = Wishes.of(rows, self._batch.params(device), self._batch.uniforms(device))
-        logits_RV = self._next_logits(rows)
-        drawn = draw_next(rows, logits_RV, wishes)
+        drawn = self._draw(rows)
         for row, token, logprob in zip(rows, *drawn, strict=True):
             row.num_cached += 1
             row.push(token, logprob)
@@ -367,23 +364,19 @@ class Sampler:
         watch.share(took_part)
         return finished
 
-    def _next_logits(self, rows: list[Row]) -> Tensor:
-        """Feed every row its newest token; float32 logits [R, V] of the next ones."""
+    def _draw(self, rows: list[Row]) -> tuple[list[int], list[float]]:
+        """Feed every row its newest token; the next ones and their log-probabilities."""
+        places, most = [row.num_in_row for row in rows], self._admission.max_tokens
+        if self._graphs is None:
+            self._cache.reserve(len(rows), max(places) + 1, most)
+            return draw_step(self._decoder, self._cache, self._batch)
         device, segments = self._decoder.device, self._batch.segments()
+        (stretch,) = self._batch.stretches(1, device)
+        wishes = Wishes.of(rows, stretch.params, self._batch.uniforms(device))
         tokens = [row.tokens[-1] for row in rows]
         positions = [row.num_cached for row in rows]
-        places = [row.num_in_row for row in rows]
-        most = self._admission.max_tokens
-        if self._graphs is not None:
-            return self._graphs.logits(tokens, positions, places, segments, most)
-        width = max(places) + 1
-        self._cache.reserve(len(rows), width, most)
-        positions_R1 = torch.tensor(positions, device=device)[:, None]
-        places_R = torch.tensor(places, device=device)
-        layout = DecodeLayout(self._cache, places_R, width, self._batch.shared_prompts())
-        tokens_R1 = torch.tensor(tokens, device=device)[:, None]
-        hidden = self._decoder.hidden(tokens_R1, positions_R1, layout, segments)
-        return self._decoder.logits(hidden[:, 0], segments)
+        logits_RV = self._graphs.logits(tokens, positions, places, segments, most)
+        return draw_next(rows, logits_RV, wishes)
 
     def _report(self, rows: list[Row]) -> None:
         streamed = [row for row in rows if row.request.streamed]

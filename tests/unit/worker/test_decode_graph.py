@@ -58,16 +58,16 @@ def answers(folder, monkeypatch, watch, recorder: Tape | None, **settings) -> li
         harness.optim_step(run_id, learning_rate=0.05)
     ask = harness.sample_command
     found: list[SampleResult] = []
-    for seed in (1, 2):
-        commands = [
-            ask(tokens(5, 11), run_id="a", num_samples=3, max_tokens=30, seed=seed),
-            ask(tokens(6, 30), run_id="b", num_samples=2, max_tokens=8, seed=seed, top_k=5),
-            ask(tokens(7, 20), run_id=None, max_tokens=20, seed=seed, temperature=0),
-            ask(tokens(8, 4), run_id="a", max_tokens=25, seed=seed, presence_penalty=0.5),
-        ]
-        found += harness.answers(*commands, cls=SampleResult).values()
-        harness.forward_backward(DATA, run_id="a")
-        harness.optim_step("a", learning_rate=0.05)
+    commands = [
+        ask(tokens(5, 11), run_id="a", num_samples=3, max_tokens=22, seed=1),
+        ask(tokens(6, 30), run_id="b", num_samples=2, max_tokens=6, seed=1, top_k=5),
+        ask(tokens(7, 20), run_id=None, max_tokens=14, temperature=0),
+        ask(tokens(8, 4), run_id="a", max_tokens=18, seed=1, presence_penalty=0.5),
+    ]
+    found += harness.answers(*commands, cls=SampleResult).values()
+    harness.forward_backward(DATA, run_id="a")
+    harness.optim_step("a", learning_rate=0.05)
+    found.append(harness.sample(tokens(5, 11), run_id="a", max_tokens=8))
     graphs = harness.worker._residents.samplers["m"]._graphs
     assert graphs is None or graphs.num_recordings == 0  # nothing is running
     return found
@@ -99,8 +99,8 @@ def test_recorded_steps_give_the_numbers_of_launched_ones(folders, monkeypatch, 
             launched = answers(folders["qwen2"], monkeypatch, watch, failing)
     same_up_to_rounding(recorded, plain)
     assert numbers(recorded) == numbers(launched)  # padded alike
-    assert tape.num_recorded >= 8
-    assert tape.num_replayed > 2 * tape.num_recorded
+    assert tape.num_recorded >= 5
+    assert tape.num_replayed >= 12
     assert failing.num_failed == 1
     assert "not recorded any more: not this operation" in caplog.text
 
@@ -118,7 +118,7 @@ def test_sliding_windows_and_few_recordings(folders, monkeypatch):
     with pretended_cuda() as watch:
         expected, tape = answers(folder, monkeypatch, watch, None), Tape(watch)
         same_up_to_rounding(answers(folder, monkeypatch, watch, tape), expected)
-    assert tape.num_replayed > tape.num_recorded
+    assert tape.num_replayed >= tape.num_recorded >= 4
 
 
 def test_a_cache_that_grew_is_read_where_it_is_now(folders, monkeypatch):

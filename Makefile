@@ -40,7 +40,7 @@ check: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	mkdir -p benchmarks/results
-	for name in store native_api tinker_sdk engine recovery durability load sampling decoding products server training passes \
+	for name in store native_api tinker_sdk engine recovery durability load sampling decoding decode_ways products server training passes \
 		tenants openai_streams memory; do \
 		env -u OMP_WAIT_POLICY $(BIN)/python -m benchmarks.$$name --out benchmarks/results/$$name.json || exit 1; done
 

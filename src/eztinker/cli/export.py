@@ -86,6 +86,8 @@ def export(
     difference = f"{logprobs['max_difference']:.2g}"
     key = "exported" if logprobs["within_tolerance"] else "exported with difference"
     note(say(key, difference=difference, tolerance=f"{logprobs['tolerance']:.2g}"))
+    if report["format"] == "peft" and report["quantization"] != "none":
+        note(say("exported quantised", quantization=report["quantization"]))
     note(report["vllm"])
     if as_json:
         print_json({"folder": str(target), **report})

@@ -430,6 +430,12 @@ _CATALOGUE: dict[str, tuple[str, str]] = {
         "Reloaded: log-probabilities differ from the server's by at most {difference}.",
         "重新加载后，对数概率与服务器至多相差 {difference}。",
     ),
+    "exported quantised": (
+        "Compared on the weights as {quantization} leaves them. vLLM and PEFT load the plain base model, where the "
+        "quantisation error is added; --format merged writes the weights that the run was trained on.",
+        "比对所用的是 {quantization} 量化后的权重。vLLM 与 PEFT 加载的是未量化的基础模型，会另有量化误差；"
+        "--format merged 写出训练时所用的权重。",
+    ),
     "exported with difference": (
         "Take care: reloaded, log-probabilities differ from the server's by up to {difference} (more than "
         "{tolerance}); export.json says where.",

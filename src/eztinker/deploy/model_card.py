@@ -75,6 +75,17 @@ tags: [lora, eztinker]
 Reloaded with {"PEFT" if is_adapter else "transformers"} in float32, the log-probabilities of
 {num_tokens} tokens in {len(logprobs["prompts"])} prompts differ from those of the training server by at most
 {logprobs["max_difference"]:.2g} ({logprobs["mean_difference"]:.2g} on average). `export.json` has the details.
+{_caution(report["quantization"]) if is_adapter else ""}"""
+
+
+def _caution(quantization: str) -> str:
+    """What an adapter meets in another base model than the one it was trained on."""
+    if quantization == "none":
+        return ""
+    return f"""
+That was measured on the base model's weights as {quantization} leaves them, against which the adapter was trained. The
+commands above load the plain base model: there the log-probabilities differ by the quantisation error as well. An
+export with `--format merged` holds the weights that it was trained on.
 """
 
 

@@ -93,8 +93,8 @@ def test_penalties_are_taken_from_what_a_row_holds(trained, presence, frequency)
     asked = trained.sample_command(
         PROMPT, presence_penalty=presence, frequency_penalty=frequency, **params
     )
-    events = trained.do(plain, asked)
-    found = {e.job_id: decode(e.result, SampleResult).sequences[0].tokens for e in events}
+    answers = trained.answers(plain, asked, cls=SampleResult)
+    found = {job_id: answer.sequences[0].tokens for job_id, answer in answers.items()}
     assert found[plain.job_id] == penalised_greedily(trained, 12, 0, 0)
     assert found[asked.job_id] == penalised_greedily(trained, 12, presence, frequency)
     assert found[asked.job_id] != found[plain.job_id]
@@ -259,19 +259,24 @@ def test_temperature_scales_the_reported_logprobs(trained):
 
 
 def test_running_samples_keep_the_weights_they_started_with(trained):
-    command = trained.sample_command(PROMPT, max_tokens=80, seed=6, stop_token_ids=())
-    expected = trained.answer(command, SampleResult)
-    trained.worker.submit(command)
-    trained.worker.step()
-    trained.worker.step()
-    step = RunOptimStep("s", "r", 5, OptimStep(AdamParams(learning_rate=0.5)))
-    events = trained.do(trained.pass_command(DATA), step)
-    result = next(e for e in events if e.job_id == command.job_id)
-    assert decode(result.result, SampleResult).sequences == expected.sequences
-    assert [e.job_id for e in events].index("s") < len(events) - 1, "training did not interleave"
-    later = trained.sample(PROMPT, max_tokens=80, seed=6, stop_token_ids=())
-    assert later.sequences != expected.sequences
-    assert (expected.step, later.step) == (1, 2)
+    # Whose turn it is follows from time taken: on a busy machine the answer may be through before the step.
+    for number in range(1, 6):
+        command = trained.sample_command(PROMPT, max_tokens=80, seed=6, stop_token_ids=())
+        expected = trained.answer(command, SampleResult)
+        trained.worker.submit(command)
+        trained.worker.step()
+        trained.worker.step()
+        step = RunOptimStep("s", "r", 5, OptimStep(AdamParams(learning_rate=0.5)))
+        events = trained.do(trained.pass_command(DATA), step)
+        ends = [event for event in events if not isinstance(event, Progress)]
+        result = next(e for e in ends if e.job_id == command.job_id)
+        assert decode(result.result, SampleResult).sequences == expected.sequences
+        later = trained.sample(PROMPT, max_tokens=80, seed=6, stop_token_ids=())
+        assert later.sequences != expected.sequences
+        assert (expected.step, later.step) == (number, number + 1)
+        if ends[-1].job_id != "s":
+            return
+    pytest.fail("training did not interleave")
 
 
 def test_sampling_pins_a_run_opened_just_before(qwen2_folder):

@@ -27,9 +27,10 @@ class PassPlan:
         dtype: compute type; empty before the worker has filled it in.
         checkpointing: recompute activations in the backward pass.
         may_share: micro-batches may go through the model together with those of other runs.
-        frames: after such sharing, of each micro-batch (its first flat row, flat rows of the model pass, and
-            1 if that was computed with half of the threads), empty for one that was alone; a replay puts it
-            among as many rows, which gives the same bits.
+        frames: after such sharing, of each micro-batch (its first flat row, flat rows of the model pass, 1 if
+            that was computed with half of the threads, first row and number of the stretches whose adapters were
+            computed with its own), empty for one that was alone; a replay lays it out in the same way, which
+            gives the same bits.
     """
 
     micro_batches: list[list[int]]

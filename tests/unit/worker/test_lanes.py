@@ -104,7 +104,7 @@ def test_a_replay_gives_the_same_bits_alone_and_after_sharing(
             event = events[commands[name].job_id]
             assert isinstance(event, JobDone), event
             assert event.executed_plan is not None
-            assert [frame[2:] for frame in event.executed_plan.frames] == [[1]] * may_share
+            assert [frame[2] for frame in event.executed_plan.frames] == [1] * may_share
             replayed = ended(again, replace(command(again, name), plan=event.executed_plan))[-1]
             assert (replayed.result, replayed.executed_plan) == (event.result, event.executed_plan)
             assert torch.equal(gradient(first, name), gradient(again, name))
@@ -130,9 +130,9 @@ def test_pairs_and_common_beginnings_stay_together(qwen2_folder, two_threads, mo
 def test_little_work_takes_one_thread(qwen2_folder, two_threads, monkeypatch):
     seen, real = [], micro_batch._hidden
 
-    def spy(parts, packing):
+    def spy(half):
         seen.append(torch.get_num_threads())
-        return real(parts, packing)
+        return real(half)
 
     monkeypatch.setattr(micro_batch, "_hidden", spy)
     harness = opened(qwen2_folder, 2)

@@ -96,6 +96,36 @@ def test_a_replay_alone_gives_the_same_bits_as_the_shared_pass(model, request):
         assert torch.equal(*gradients), name
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_adapters_of_one_shape_on_equally_many_rows_are_computed_together(qwen2_folder, dropout):
+    names = [f"like {number}" for number in range(3)]
+    shared, apart, replaying = Harness(qwen2_folder), Harness(qwen2_folder), Harness(qwen2_folder)
+    for harness in (shared, apart, replaying):
+        for seed, name in enumerate([*names, "other"]):
+            lora = LoRAConfig(r=5 if name == "other" else 3, lora_dropout=dropout)
+            harness.do(OpenRun(harness.job_id(), name, "m", lora, seed + 1))
+            harness.do(harness.pass_command([datum(seed, 9)], run_id=name))
+            harness.do(RunOptimStep(harness.job_id(), name, 2, OptimStep(AdamParams(1e-2))))
+
+    def made(harness, number, name, plan=None):
+        lengths = (14, 14) if name == "other" else (20, 9)
+        data = [datum(10 * number + i, length) for i, length in enumerate(lengths)]
+        command = harness.pass_command(data, run_id=name, seq=3)
+        return replace(command, plan=plan or replace(command.plan, may_share=True))
+
+    in_turn = list(enumerate([names[0], "other", *names[1:]]))
+    commands = {name: made(shared, number, name) for number, name in in_turn}
+    events = {event.job_id: event for event in ended(shared, *commands.values())}
+    for number, name in in_turn:
+        executed = events[commands[name].job_id].executed_plan
+        assert executed.frames[0][4] == (1 if name == "other" else 3)
+        ended(apart, made(apart, number, name))
+        assert_close(shared.run_state(name).gradient_P, apart.run_state(name).gradient_P, 1e-5)
+        ended(replaying, made(replaying, number, name, executed))
+        gradients = [h.run_state(name).gradient_P for h in (shared, replaying)]
+        assert torch.equal(*gradients), name
+
+
 def test_passes_that_may_not_share_are_computed_as_if_alone(qwen2_folder):
     harness, apart = opened(qwen2_folder), opened(qwen2_folder)
     commands = [command(harness, name) for name in ADAPTERS]
@@ -130,10 +160,10 @@ def test_when_memory_runs_out_together_each_goes_alone(qwen2_folder, monkeypatch
     harness, apart = opened(qwen2_folder), opened(qwen2_folder)
     real = micro_batch._hidden
 
-    def limited(parts, packing):
-        if len(parts) > 1:
+    def limited(half):
+        if len(half.parts) > 1:
             raise MemoryError
-        return real(parts, packing)
+        return real(half)
 
     monkeypatch.setattr(micro_batch, "_hidden", limited)
     for name, event in together(harness).items():

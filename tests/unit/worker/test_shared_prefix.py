@@ -44,9 +44,9 @@ def num_rows(monkeypatch):
     seen: list[int] = []
     real = micro_batch._hidden
 
-    def hidden(parts, packing):
-        seen.append(packing.num_rows)
-        return real(parts, packing)
+    def hidden(half):
+        seen.append(half.packing.num_rows)
+        return real(half)
 
     monkeypatch.setattr(micro_batch, "_hidden", hidden)
     return seen

@@ -189,11 +189,11 @@ def test_out_of_memory_halves_the_micro_batch_and_redoes_only_it(trained, monkey
     real = micro_batch._hidden
     calls = []
 
-    def limited(parts, packing):
-        calls.append(packing.lengths)
-        if len(packing.lengths) > 1:
+    def limited(half):
+        calls.append(half.packing.lengths)
+        if len(half.packing.lengths) > 1:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 1e12 bytes")
-        return real(parts, packing)
+        return real(half)
 
     monkeypatch.setattr(micro_batch, "_hidden", limited)
     event = trained.do(trained.pass_command(DATA, run_id="oom", plan=[[2], [0, 1, 3]]))[-1]
@@ -209,7 +209,7 @@ def test_out_of_memory_halves_the_micro_batch_and_redoes_only_it(trained, monkey
 def test_a_datum_that_does_not_fit_fails_alone(trained, monkeypatch):
     before = trained.run_state()
 
-    def exhausted(parts, packing):
+    def exhausted(half):
         raise MemoryError
 
     monkeypatch.setattr(micro_batch, "_hidden", exhausted)
@@ -223,10 +223,10 @@ def test_pairs_stay_together_when_memory_runs_out(harness, monkeypatch):
     pairs = [datum(i, 6, logprobs=np.full(6, -5, np.float32)) for i in range(4)]
     real = micro_batch._hidden
 
-    def limited(parts, packing):
-        if len(packing.lengths) > 2:
+    def limited(half):
+        if len(half.packing.lengths) > 2:
             raise MemoryError
-        return real(parts, packing)
+        return real(half)
 
     whole = harness.forward(pairs, name="dpo", reduction="sum")
     monkeypatch.setattr(micro_batch, "_hidden", limited)
@@ -260,7 +260,7 @@ def test_cancelling_a_queued_job_lets_the_others_run(trained):
 def test_an_unexpected_exception_fails_the_job_only(trained, monkeypatch, caplog):
     before = trained.run_state()
 
-    def broken(parts, packing):
+    def broken(half):
         raise ZeroDivisionError("surprise")
 
     monkeypatch.setattr(micro_batch, "_hidden", broken)

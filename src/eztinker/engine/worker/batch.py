@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from eztinker.engine.worker.adapter_rows import Segments
 from eztinker.engine.worker.attention import SharedPrompt
-from eztinker.engine.worker.decoder_base import Segments
 from eztinker.engine.worker.drawing import row_params, row_uniforms
 from eztinker.engine.worker.kv_cache import KVCache
 from eztinker.engine.worker.rows import Row

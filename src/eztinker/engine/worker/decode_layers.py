@@ -124,7 +124,7 @@ class DecodeLayers:
 
 
 def _low_ranks(groups: list[LayerAdapters]) -> list[Tensor | None]:
-    """A and B of an adapter, four pairs for each layer."""
+    """A and B of alike adapters, four pairs for each layer."""
     return [
         matrix
         for layer in groups
@@ -208,7 +208,10 @@ def _adapt_(
 ) -> None:
     """Add to a projection's outputs, in place, what the adapters of its rows add."""
     for i, (start, end) in enumerate(rows):
-        a_KD = low_ranks[8 * num_layers * i + 2 * place]
-        b_KO = low_ranks[8 * num_layers * i + 2 * place + 1]
-        if a_KD is not None and b_KO is not None:
-            y[start:end].addmm_(x_ND[start:end] @ a_KD.t(), b_KO)
+        a_AKD = low_ranks[8 * num_layers * i + 2 * place]
+        b_AKO = low_ranks[8 * num_layers * i + 2 * place + 1]
+        if a_AKD is not None and b_AKO is not None:
+            num_alike = a_AKD.shape[0]
+            x_ATD = x_ND[start:end].view(num_alike, -1, x_ND.shape[1])
+            low_ATK = torch.bmm(x_ATD, a_AKD.transpose(1, 2))
+            y[start:end].view(num_alike, -1, y.shape[1]).baddbmm_(low_ATK, b_AKO)

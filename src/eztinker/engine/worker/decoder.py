@@ -15,19 +15,21 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from threading import Lock
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 from torch.utils.checkpoint import checkpoint
 
+from eztinker.engine.worker.adapter_rows import AlikeRows, Segments, alike_rows
 from eztinker.engine.worker.attention import DecodeLayout, Layout, PackedLayout, Variant
 from eztinker.engine.worker.decode_layers import DecodeLayers
-from eztinker.engine.worker.decoder_base import Decoder, Segments
+from eztinker.engine.worker.decoder_base import Decoder
 from eztinker.engine.worker.devices import free_memory_bytes
 from eztinker.engine.worker.lean_adapters import (
     FrozenLayers,
+    Gradients,
     GroupAdapter,
     Projection,
     RowAdapters,
@@ -69,6 +71,8 @@ _PACKED_SHARE = 0.25
 """Of the free memory, for a second copy of the weights in the layout that products like best."""
 _LARGEST_READ_TWICE_BYTES = 64 * 2**20
 """Weights that two halves of a decode step may both read; the last cache holds most of them."""
+_MAX_COMBINED = 6
+"""Combinations of alike adapters that stay side by side: halves of a pass and of a decode step, two to spare."""
 _LAYER_PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _ATTENTION_PARTS = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _MLP_PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
@@ -159,6 +163,7 @@ class LeanDecoder(Decoder):
         self._lock = Lock()
         self._adapters: WeakKeyDictionary[AdapterWeights, list[LayerAdapters]]
         self._adapters = WeakKeyDictionary()
+        self._combined: dict[tuple[ref[AdapterWeights], ...], list[LayerAdapters]] = {}
         self._trained_layers = self._sampling_layers = self._layers
         self._pack(num_copies)
         self._decode_layers = None
@@ -248,8 +253,9 @@ class LeanDecoder(Decoder):
         rotation = self._rotation(positions_BT.reshape(-1))
         trained = self._trained(segments, dropouts) if torch.is_grad_enabled() else []
         if trained:
+            way_out = Gradients.apply([rows for _, rows in trained], *_leaves(segments))
             for i in range(self.num_layers):
-                adapters = _adapters_of_layer(trained, i, x_ND.shape[0])
+                adapters = _adapters_of_layer(way_out, trained, i, x_ND.shape[0])
                 args = (x_ND, i, adapters, rotation, layout, shape)
                 if checkpointing:
                     x_ND = checkpoint(
@@ -266,12 +272,13 @@ class LeanDecoder(Decoder):
         self, segments: Segments, dropouts: Sequence[Dropout | None]
     ) -> list[tuple[list[LayerAdapters], TrainedRows]]:
         """Adapters of all layers, and the rows of each."""
-        chosen = dropouts or [None] * len(segments)
-        return [
-            (self._groups(adapter), TrainedRows(start, end, dropout))
-            for (adapter, start, end), dropout in zip(segments, chosen, strict=True)
-            if adapter is not None
-        ]
+        trained = []
+        for alike in alike_rows(segments, dropouts):
+            leaf_P = alike.adapters[0].leaf_P
+            gradient_AP = leaf_P.new_zeros(len(alike.adapters), *leaf_P.shape)
+            rows = TrainedRows(alike.start, alike.end, alike.dropouts, gradient_AP)
+            trained.append((self._groups(alike), rows))
+        return trained
 
     def _trained_layer(
         self,
@@ -283,14 +290,14 @@ class LeanDecoder(Decoder):
         shape: torch.Size,
     ) -> Tensor:
         layer = self._trained_layers[index]
-        heads = Enter.apply(x_ND, layer, rotation, adapters.qkv, *adapters.qkv.leaves)
+        way_out = adapters.way_out_of(adapters.qkv)
+        heads = Enter.apply(x_ND, layer, rotation, adapters.qkv, way_out)
         if isinstance(layout, PackedLayout) and can_attend(heads, layout, self._variants[index]):
             attended = packed_attention(heads, self._num_q, layout.lengths)
         else:
             attended = self._attend(heads, index, layout, shape)
-        groups = (adapters.out, adapters.gate_up, adapters.down)
-        leaves = [leaf for group in groups for leaf in group.leaves]
-        return Leave.apply(attended, x_ND, layer, adapters, *leaves)
+        way_out = adapters.way_out_of(adapters.out, adapters.gate_up, adapters.down)
+        return Leave.apply(attended, x_ND, layer, adapters, way_out)
 
     def _frozen_layers(
         self,
@@ -300,7 +307,8 @@ class LeanDecoder(Decoder):
         segments: Segments,
         shape: torch.Size,
     ) -> Tensor:
-        parts = [(self._groups(a), start, end) for a, start, end in segments if a is not None]
+        alike = alike_rows(segments)
+        parts = [(self._groups(rows), rows.start, rows.end) for rows in alike]
         steps = self._decode_layers
         if steps is not None and isinstance(layout, DecodeLayout) and steps.sees_all(layout):
             return steps(x_ND, rotation, layout, parts)
@@ -323,25 +331,42 @@ class LeanDecoder(Decoder):
         out_BHTE = layout.attend(index, q, k, v, self._variants[index])
         return out_BHTE.transpose(1, 2).reshape(heads_NHE.shape[0], -1)
 
-    def _groups(self, adapter: AdapterWeights) -> list[LayerAdapters]:
+    def _groups(self, alike: AlikeRows) -> list[LayerAdapters]:
         with self._lock:
-            return self._groups_made_once(adapter)
+            if len(alike.adapters) == 1:
+                return self._groups_of_one(alike.adapters[0])
+            return self._groups_of_several(alike.adapters)
 
-    def _groups_made_once(self, adapter: AdapterWeights) -> list[LayerAdapters]:
+    def _groups_of_one(self, adapter: AdapterWeights) -> list[LayerAdapters]:
         groups = self._adapters.get(adapter)
         if groups is None:
-            with torch.inference_mode(False):
-                groups = [
-                    LayerAdapters(
-                        *(
-                            GroupAdapter(projection, adapter)
-                            for projection in (layer.qkv, layer.out, layer.gate_up, layer.down)
-                        )
-                    )
-                    for layer in self._layers
-                ]
-            self._adapters[adapter] = groups
+            groups = self._adapters[adapter] = self._new_groups([adapter])
         return groups
+
+    def _groups_of_several(self, adapters: tuple[AdapterWeights, ...]) -> list[LayerAdapters]:
+        """Of the last few combinations; each is a copy of its adapters."""
+        key = tuple(map(ref, adapters))
+        for known in [known for known in self._combined if any(r() is None for r in known)]:
+            del self._combined[known]
+        groups = self._combined.pop(key, None) or self._new_groups(adapters)
+        self._combined[key] = groups
+        if len(self._combined) > _MAX_COMBINED:
+            del self._combined[next(iter(self._combined))]
+        return groups
+
+    def _new_groups(self, adapters: Sequence[AdapterWeights]) -> list[LayerAdapters]:
+        with torch.inference_mode(False), torch.no_grad():
+            leaves = [adapter.leaf_P.detach() for adapter in adapters]
+            numbers_AP = torch.stack(leaves) if len(leaves) > 1 else leaves[0][None]
+            return [
+                LayerAdapters(
+                    *(
+                        GroupAdapter(projection, adapters, numbers_AP)
+                        for projection in (layer.qkv, layer.out, layer.gate_up, layer.down)
+                    )
+                )
+                for layer in self._layers
+            ]
 
     def _rotation(self, positions_N: Tensor) -> Rotation:
         cos, sin = self._cos_sin
@@ -362,11 +387,20 @@ class LeanDecoder(Decoder):
             return cos[0][:, None], sin[0][:, None]
 
 
+def _leaves(segments: Segments) -> list[Tensor]:
+    """What gradients are taken of, in the order of the rows."""
+    return [adapter.leaf_P for adapter, _, _ in segments if adapter is not None]
+
+
 def _adapters_of_layer(
-    trained: Sequence[tuple[list[LayerAdapters], TrainedRows]], index: int, num_rows: int
+    way_out: Tensor,
+    trained: Sequence[tuple[list[LayerAdapters], TrainedRows]],
+    index: int,
+    num_rows: int,
 ) -> TrainedAdapters:
     here = [(groups[index], rows) for groups, rows in trained]
     return TrainedAdapters(
+        way_out,
         RowAdapters([(groups.qkv, rows) for groups, rows in here], num_rows),
         RowAdapters([(groups.out, rows) for groups, rows in here], num_rows),
         RowAdapters([(groups.gate_up, rows) for groups, rows in here], num_rows),

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eztinker.engine.worker.adapter_rows import Segments
 from eztinker.engine.worker.attention import (
     DecodeLayout,
     Layout,
@@ -33,8 +34,6 @@ from eztinker.engine.worker.lora import AdapterWeights, Dropout, LinearSite
 from eztinker.engine.worker.quantization import QuantizedLinear, is_conv1d
 from eztinker.errors import EZTinkerError, UnsupportedError
 from eztinker.ops.logprobs import Head
-
-Segments = list[tuple[AdapterWeights | None, int, int]]
 
 
 class Decoder(ABC):

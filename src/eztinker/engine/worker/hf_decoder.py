@@ -19,8 +19,9 @@ from transformers import AttentionInterface
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from eztinker.engine.worker.adapted_linear import AdaptedLinear, PassState
+from eztinker.engine.worker.adapter_rows import Segments
 from eztinker.engine.worker.attention import ATTENTION_NAME, Layout, attend
-from eztinker.engine.worker.decoder_base import Decoder, Segments
+from eztinker.engine.worker.decoder_base import Decoder
 from eztinker.engine.worker.lora import Dropout
 from eztinker.errors import UnsupportedError
 

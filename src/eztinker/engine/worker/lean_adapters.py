@@ -4,20 +4,21 @@ A pass may hold rows of several runs, each with its own adapter, rank and dropou
 to all rows at once. Knows no attention, no runs and no requests. Called by ``lean_layer.py``; ``decoder.py``
 builds what it needs.
 
-Axes: N flat rows (tokens) of a pass, D input size, O output size, K rank times number of projections.
+Axes: N flat rows (tokens) of a pass, D input size, O output size, K rank times number of projections, A alike
+adapters, T rows of each of them, P an adapter's numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from eztinker.engine.worker.lora import AdapterWeights, Dropout
+from eztinker.engine.worker.lora import AdapterWeights, Dropout, Pair
 from eztinker.ops.packed_linear import held_linear_added
 
 
@@ -83,143 +84,226 @@ class Projection:
         return grad_NO @ self.weight
 
 
+@dataclass(frozen=True, slots=True)
+class _AdaptedPart:
+    """One of the layers of a projection that the adapters are on.
+
+    Attributes:
+        site: its index.
+        outputs: of the projection, its own.
+        low: its ranks among those of the projection.
+        place: first number of its A in ``leaf_P``; its B comes behind.
+        shapes: of A and B.
+    """
+
+    site: int
+    outputs: slice
+    low: slice
+    place: int
+    shapes: tuple[torch.Size, torch.Size]
+
+    def of(self, numbers_AP: Tensor) -> tuple[Tensor, Tensor]:
+        """A [adapters, r, D] and B [adapters, O, r] among all numbers of alike adapters; views."""
+        a, b = self.shapes
+        middle = self.place + a.numel()
+        a_AKD = numbers_AP[:, self.place : middle].view(-1, *a)
+        return a_AKD, numbers_AP[:, middle : middle + b.numel()].view(-1, *b)
+
+
 class GroupAdapter:
-    """What one adapter adds to a projection; parts without an adapter are left out.
+    """What alike adapters add to a projection, each to its own rows; parts without an adapter are left out.
 
     The A of all parts lie one below the other, the B (times the scaling) in the blocks of one matrix that
     is zero elsewhere, transposed, as thin products are fastest. That multiplies a few zeros, and is one
-    product instead of one for each part: ranks are small, and a product with few columns costs its call.
+    product instead of one for each part: ranks are small, and a product with few columns costs its call. The
+    adapters are a batch of such products, also where there is one: the batched product is never slower.
 
-    Attributes:
-        leaves: A and B of each adapted part, in turn; what gradients are taken of.
+    Args:
+        projection: the frozen layers.
+        adapters: of one shape.
+        numbers_AP: theirs, side by side.
     """
 
-    __slots__ = ("_a_KD", "_b_KO", "_parts", "_scaling", "leaves")
+    __slots__ = ("_a_AKD", "_b_AKO", "_parts", "_scaling")
 
-    def __init__(self, projection: FrozenLayers, adapter: AdapterWeights) -> None:
-        self._scaling = adapter.scaling
-        self.leaves: list[Tensor] = []
-        self._parts: list[tuple[int, slice, slice]] = []
+    def __init__(
+        self, projection: FrozenLayers, adapters: Sequence[AdapterWeights], numbers_AP: Tensor
+    ) -> None:
+        first = adapters[0]
+        self._scaling = first.scaling
+        self._parts: list[_AdaptedPart] = []
         num_low = 0
         for site, start, end in projection.parts:
-            pair = adapter.pairs[site]
+            pair = first.pairs[site]
             if pair is not None:
-                self.leaves += pair
                 low = slice(num_low, num_low + pair[0].shape[0])
-                self._parts.append((site, slice(start, end), low))
+                self._parts.append(_part(site, slice(start, end), low, pair, first.leaf_P))
                 num_low = low.stop
         if self._parts:
-            self._a_KD = torch.cat([leaf.detach() for leaf in self.leaves[::2]])
-            self._b_KO = self._a_KD.new_zeros(num_low, projection.num_outputs)
-            for (_, outputs, low), b in zip(self._parts, self.leaves[1::2], strict=True):
-                torch.mul(b.detach().t(), self._scaling, out=self._b_KO[low, outputs])
+            pairs = [part.of(numbers_AP) for part in self._parts]
+            self._a_AKD = torch.cat([a_AKD for a_AKD, _ in pairs], dim=1)
+            self._b_AKO = self._a_AKD.new_zeros(len(adapters), num_low, projection.num_outputs)
+            for part, (_, b_AOK) in zip(self._parts, pairs, strict=True):
+                target = self._b_AKO[:, part.low, part.outputs]
+                torch.mul(b_AOK.transpose(1, 2), self._scaling, out=target)
 
     @property
     def low_rank(self) -> tuple[Tensor | None, Tensor | None]:
-        """A [K, D] and scaled B [K, O] of all parts; None where nothing is adapted."""
-        return (self._a_KD, self._b_KO) if self._parts else (None, None)
+        """A [A, K, D] and scaled B [A, K, O] of all parts; None where nothing is adapted."""
+        return (self._a_AKD, self._b_AKO) if self._parts else (None, None)
 
-    def masks(self, x_ND: Tensor, dropout: Dropout | None) -> list[Tensor]:
-        """Dropout factors of each adapted part; none without dropout."""
-        if dropout is None:
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is adapted here."""
+        return not self._parts
+
+    def masks(self, x_ND: Tensor, dropouts: Sequence[Dropout]) -> list[Tensor]:
+        """Dropout factors [N, D] of each adapted part; none without dropout."""
+        if not dropouts:
             return []
-        return [dropout.mask(x_ND, site) for site, _, _ in self._parts]
+        x_ATD = self._apart(x_ND)
+        return [
+            torch.cat([d.mask(x_TD, part.site) for d, x_TD in zip(dropouts, x_ATD, strict=True)])
+            for part in self._parts
+        ]
 
     def add_to(self, y: Tensor, x_ND: Tensor, masks: Sequence[Tensor] = ()) -> Tensor | None:
-        """Add s·(m∘x)·Aᵀ·Bᵀ to ``y`` in place; (m∘x)·Aᵀ [N, K], or None where nothing is adapted."""
+        """Add s·(m∘x)·Aᵀ·Bᵀ to ``y`` in place; (m∘x)·Aᵀ [A, T, K], or None where nothing is adapted."""
         if not self._parts:
             return None
+        a_ADK = self._a_AKD.transpose(1, 2)
         if masks:
-            parts = zip(self._parts, masks, strict=True)
-            low_NK = torch.cat([(x_ND * m) @ self._a_KD[low].t() for (_, _, low), m in parts], 1)
+            lows = [
+                torch.bmm(self._apart(x_ND * mask), a_ADK[..., part.low])
+                for part, mask in zip(self._parts, masks, strict=True)
+            ]
+            low_ATK = torch.cat(lows, dim=2)
         else:
-            low_NK = x_ND @ self._a_KD.t()
-        y.addmm_(low_NK, self._b_KO)
-        return low_NK
+            low_ATK = torch.bmm(self._apart(x_ND), a_ADK)
+        self._apart(y).baddbmm_(low_ATK, self._b_AKO)
+        return low_ATK
 
     def backward(
         self,
         grad_y: Tensor,
         grad_x_ND: Tensor | None,
         x_ND: Tensor,
-        low_NK: Tensor | None,
+        low_ATK: Tensor | None,
         masks: Sequence[Tensor],
-    ) -> list[Tensor]:
-        """Gradients of ``leaves``; what reaches the input is added to ``grad_x_ND`` in place."""
-        if low_NK is None:
-            return []
-        grad_low_NK = grad_y @ self._b_KO.t()
-        grad_b_KO = (low_NK.t() @ grad_y).mul_(self._scaling)
-        grads_b = [grad_b_KO[low, outputs].t() for _, outputs, low in self._parts]
+        gradient_AP: Tensor,
+    ) -> None:
+        """Write the gradients of A and B to their places, add what reaches the input to ``grad_x_ND`` in place."""
+        if low_ATK is None:
+            return
+        grad_y_ATO = self._apart(grad_y)
+        grad_low_ATK = torch.bmm(grad_y_ATO, self._b_AKO.transpose(1, 2))
+        grad_b_AKO = torch.bmm(low_ATK.transpose(1, 2), grad_y_ATO)
         if masks:
-            grads_a = self._masked_backward(grad_low_NK, grad_x_ND, x_ND, masks)
+            grads_a = self._masked_backward(grad_low_ATK, grad_x_ND, x_ND, masks)
         else:
             if grad_x_ND is not None:
-                grad_x_ND.addmm_(grad_low_NK, self._a_KD)
-            grad_a_KD = grad_low_NK.t() @ x_ND
-            grads_a = [grad_a_KD[low] for _, _, low in self._parts]
-        return [gradient for pair in zip(grads_a, grads_b, strict=True) for gradient in pair]
+                self._apart(grad_x_ND).baddbmm_(grad_low_ATK, self._a_AKD)
+            grad_a_AKD = torch.bmm(grad_low_ATK.transpose(1, 2), self._apart(x_ND))
+            grads_a = [grad_a_AKD[:, part.low] for part in self._parts]
+        for part, grad_a in zip(self._parts, grads_a, strict=True):
+            target_a, target_b = part.of(gradient_AP)
+            target_a.copy_(grad_a)
+            grad_b = grad_b_AKO[:, part.low, part.outputs].transpose(1, 2)
+            torch.mul(grad_b, self._scaling, out=target_b)
 
     def _masked_backward(
         self,
-        grad_low_NK: Tensor,
+        grad_low_ATK: Tensor,
         grad_x_ND: Tensor | None,
         x_ND: Tensor,
         masks: Sequence[Tensor],
     ) -> list[Tensor]:
         grads_a = []
-        for (_, _, low), mask in zip(self._parts, masks, strict=True):
-            grad_part = grad_low_NK[:, low]
+        for part, mask in zip(self._parts, masks, strict=True):
+            grad_part = grad_low_ATK[..., part.low]
             if grad_x_ND is not None:
-                grad_x_ND.addcmul_(grad_part @ self._a_KD[low], mask)
-            grads_a.append(grad_part.t() @ (x_ND * mask))
+                pulled = torch.bmm(grad_part, self._a_AKD[:, part.low])
+                grad_x_ND.addcmul_(pulled.view_as(mask), mask)
+            grads_a.append(torch.bmm(grad_part.transpose(1, 2), self._apart(x_ND * mask)))
         return grads_a
+
+    def _apart(self, rows: Tensor) -> Tensor:
+        """Rows of each adapter [A, T, …]."""
+        return rows.view(len(self._a_AKD), -1, rows.shape[1])
+
+
+def _part(site: int, outputs: slice, low: slice, pair: Pair, leaf_P: Tensor) -> _AdaptedPart:
+    a, b = pair
+    place = int(a.storage_offset() - leaf_P.storage_offset())
+    return _AdaptedPart(site, outputs, low, place, (a.shape, b.shape))
 
 
 Rows = list[tuple[GroupAdapter, int, int]]
-"""(adapter, first flat row, end); without gradients."""
+"""(adapters, first flat row, end); without gradients."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainedRows:
-    """The flat rows of one run in a pass with gradients.
+    """The flat rows of alike adapters in a pass with gradients.
 
     Attributes:
         start, end: the rows.
-        dropout: of the run's pass, or None.
+        dropouts: of their passes, one for each adapter; empty for none.
+        gradient_AP: takes the gradient of each adapter's numbers.
     """
 
     start: int
     end: int
-    dropout: Dropout | None
+    dropouts: Sequence[Dropout]
+    gradient_AP: Tensor
+
+
+class Gradients(torch.autograd.Function):
+    """Where the gradients of adapters leave the graph: layers write them to their places on the way back.
+
+    As results of every layer they would be hundreds of small tensors. The layers depend on the output, a number
+    that nothing is done with; so all have been computed when the backward pass arrives here.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Sequence[TrainedRows], *leaves: Tensor) -> Tensor:
+        """The number; ``leaves`` are the ``leaf_P`` of all adapters, in the order of their rows."""
+        ctx.rows = rows
+        return leaves[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the leaves."""
+        return None, *(gradient_P for rows in ctx.rows for gradient_P in rows.gradient_AP.unbind())
 
 
 class RowAdapters:
     """The adapters of a pass on one projection, each on the rows of its run.
 
-    Each run's products have the shapes they would have alone, whoever shares the pass; only the frozen
-    layers see all rows at once.
+    Each run's products have the shapes they would have alone, but for the number of them in a batch, whoever
+    shares the pass; only the frozen layers see all rows at once.
 
     Args:
-        parts: adapter and rows of each run; they do not overlap.
+        parts: adapters and rows; they do not overlap.
         num_rows: of the pass.
-
-    Attributes:
-        leaves: what gradients are taken of, part by part.
     """
 
-    __slots__ = ("_is_whole", "_parts", "leaves")
+    __slots__ = ("_is_whole", "_parts")
 
     def __init__(self, parts: Sequence[tuple[GroupAdapter, TrainedRows]], num_rows: int) -> None:
         self._parts = list(parts)
         rows = self._parts[0][1]
         self._is_whole = len(self._parts) == 1 and rows.end - rows.start == num_rows
-        self.leaves = [leaf for adapter, _ in self._parts for leaf in adapter.leaves]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is adapted here."""
+        return all(adapter.is_empty for adapter, _ in self._parts)
 
     def masks(self, x_ND: Tensor) -> list[list[Tensor]]:
         """Dropout factors of each part; empty lists where there is no dropout."""
         return [
-            adapter.masks(self._rows(x_ND, rows), rows.dropout) for adapter, rows in self._parts
+            adapter.masks(self._rows(x_ND, rows), rows.dropouts) for adapter, rows in self._parts
         ]
 
     def add_to(
@@ -238,15 +322,18 @@ class RowAdapters:
         x_ND: Tensor,
         lows: Sequence[Tensor | None],
         masks: Sequence[Sequence[Tensor]],
-    ) -> list[Tensor]:
-        """Gradients of ``leaves``; what reaches the input is added to ``grad_x_ND`` in place."""
-        gradients: list[Tensor] = []
+    ) -> None:
+        """``GroupAdapter.backward`` of every part."""
         for (adapter, rows), low, part_masks in zip(self._parts, lows, masks, strict=True):
             grad_x = None if grad_x_ND is None else self._rows(grad_x_ND, rows)
-            gradients += adapter.backward(
-                self._rows(grad_y, rows), grad_x, self._rows(x_ND, rows), low, part_masks
+            adapter.backward(
+                self._rows(grad_y, rows),
+                grad_x,
+                self._rows(x_ND, rows),
+                low,
+                part_masks,
+                rows.gradient_AP,
             )
-        return gradients
 
     def _rows(self, tensor: Tensor, rows: TrainedRows) -> Tensor:
         return tensor if self._is_whole else tensor[rows.start : rows.end]

@@ -6,7 +6,8 @@ between them and is not known here, nor are runs or requests. Called by ``decode
 
 Step by step such a layer is about forty small operations, whose bookkeeping in autograd costs several
 times the arithmetic where a pass is small. Base weights are frozen: gradients are those of the residual
-stream, of attention and of the adapters' A and B.
+stream, of attention and of the adapters' A and B, which leave the graph by a way of their own
+(``lean_adapters.Gradients``).
 
 Axes: N flat rows (tokens) of a pass, D hidden size, H heads of queries, keys and values together,
 E head size, I inner size of the SwiGLU block.
@@ -100,7 +101,7 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True)
 class LayerAdapters:
-    """One adapter in one layer, a group for each projection."""
+    """Alike adapters in one layer, a group for each projection."""
 
     qkv: GroupAdapter
     out: GroupAdapter
@@ -110,12 +111,21 @@ class LayerAdapters:
 
 @dataclass(frozen=True, slots=True)
 class TrainedAdapters:
-    """All adapters of a pass in one layer."""
+    """All adapters of a pass in one layer.
 
+    Attributes:
+        way_out: what ``Gradients`` gave: by it their gradients leave the graph.
+    """
+
+    way_out: Tensor
     qkv: RowAdapters
     out: RowAdapters
     gate_up: RowAdapters
     down: RowAdapters
+
+    def way_out_of(self, *groups: RowAdapters) -> Tensor | None:
+        """None where nothing is adapted: then nothing has to be pulled back so far."""
+        return None if all(group.is_empty for group in groups) else self.way_out
 
 
 def enter(x_ND: Tensor, layer: LayerWeights, rotation: Rotation, rows: Rows) -> Tensor:
@@ -189,7 +199,7 @@ class Enter(torch.autograd.Function):
         layer: LayerWeights,
         rotation: Rotation,
         adapters: RowAdapters,
-        *leaves: Tensor,
+        way_out: Tensor | None,
     ) -> Tensor:
         """Heads [N, H, E]."""
         h_ND, factor = rms_norm(x_ND, layer.norm_in, layer.eps)
@@ -207,7 +217,7 @@ class Enter(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of x and of the leaves."""
+        """Gradient of x; those of the adapters are written to their places."""
         x_ND, factor, h_ND, raw, factor_qk, (lows,), masks = ctx.saved.back(ctx.saved_tensors, 5)
         layer, num_rotated = ctx.layer, ctx.layer.num_rotated
         grad_NHE = grads[0].clone(memory_format=torch.contiguous_format)
@@ -219,10 +229,10 @@ class Enter(torch.autograd.Function):
             )
         grad_y = grad_NHE.view(x_ND.shape[0], -1)
         grad_h = layer.qkv.pulled_back(grad_y) if ctx.needs_input_grad[0] else None
-        leaves = ctx.adapters.backward(grad_y, grad_h, h_ND, lows, masks)
+        ctx.adapters.backward(grad_y, grad_h, h_ND, lows, masks)
         if grad_h is not None:
             grad_h = rms_norm_backward(grad_h, x_ND, factor, layer.norm_in)
-        return grad_h, None, None, None, *leaves
+        return grad_h, None, None, None, None
 
 
 class Leave(torch.autograd.Function):
@@ -235,7 +245,7 @@ class Leave(torch.autograd.Function):
         x_ND: Tensor,
         layer: LayerWeights,
         adapters: TrainedAdapters,
-        *leaves: Tensor,
+        way_out: Tensor | None,
     ) -> Tensor:
         """The next residual stream [N, D]."""
         masks_out = adapters.out.masks(attended)
@@ -264,7 +274,7 @@ class Leave(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of the attention output, of x and of the leaves."""
+        """Gradients of the attention output and of x; those of the adapters are written to their places."""
         attended, mid_ND, factor, h_ND, both, inner_NI, lows, *masks = ctx.saved.back(
             ctx.saved_tensors, 6
         )
@@ -272,15 +282,15 @@ class Leave(torch.autograd.Function):
         masks_out, masks_both, masks_down = masks
         layer, adapters, grad_ND = ctx.layer, ctx.adapters, grads[0]
         grad_inner = layer.down.pulled_back(grad_ND)
-        leaves_down = adapters.down.backward(grad_ND, grad_inner, inner_NI, lows_down, masks_down)
+        adapters.down.backward(grad_ND, grad_inner, inner_NI, lows_down, masks_down)
         grad_both = _swiglu_backward(grad_inner, both)
         grad_h = layer.gate_up.pulled_back(grad_both)
-        leaves_both = adapters.gate_up.backward(grad_both, grad_h, h_ND, lows_both, masks_both)
+        adapters.gate_up.backward(grad_both, grad_h, h_ND, lows_both, masks_both)
         grad_mid = rms_norm_backward(grad_h, mid_ND, factor, layer.norm_mid).add_(grad_ND)
         grad_attended = layer.out.pulled_back(grad_mid) if ctx.needs_input_grad[0] else None
-        leaves_out = adapters.out.backward(grad_mid, grad_attended, attended, lows_out, masks_out)
+        adapters.out.backward(grad_mid, grad_attended, attended, lows_out, masks_out)
         grad_x = grad_mid if ctx.needs_input_grad[1] else None
-        return grad_attended, grad_x, None, None, *leaves_out, *leaves_both, *leaves_down
+        return grad_attended, grad_x, None, None, None
 
 
 def _swiglu_backward(grad_NI: Tensor, both: Tensor) -> Tensor:

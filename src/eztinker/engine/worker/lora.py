@@ -175,29 +175,41 @@ class AdapterWeights:
 
     Attributes:
         flat_P: float32, all tensors one after another (see ``AdapterSpec.tensor_shapes``).
-        leaves: the same numbers as tensors of the compute type, which gradients are taken of.
-        pairs: for every linear layer of the model its (A, B), or None.
+        leaf_P: the same numbers in the compute type, which gradients are taken of.
+        pairs: for every linear layer of the model its (A, B), views of ``leaf_P``, or None.
     """
 
     def __init__(self, spec: AdapterSpec, flat_P: Tensor, dtype: torch.dtype) -> None:
         self.spec = spec
         self.flat_P = flat_P
         self.scaling = spec.config.scaling
-        compute_P = flat_P.detach().to(dtype)
-        sizes = [rows * columns for _, (rows, columns) in spec.tensor_shapes]
-        self.leaves = [
-            part.view(shape).detach().requires_grad_()
-            for part, (_, shape) in zip(compute_P.split(sizes), spec.tensor_shapes, strict=True)
-        ]
+        self.leaf_P = flat_P.detach().to(dtype).requires_grad_()
+        shapes = self.spec.tensor_shapes
+        with torch.enable_grad():
+            parts = self.leaf_P.split(self.sizes)
+            views = [part.view(shape) for part, (_, shape) in zip(parts, shapes, strict=True)]
         self.pairs: list[Pair | None] = [None] * spec.num_sites
         for place, site in enumerate(spec.sites):
-            self.pairs[site.index] = (self.leaves[2 * place], self.leaves[2 * place + 1])
+            self.pairs[site.index] = (views[2 * place], views[2 * place + 1])
+
+    def twin(self) -> AdapterWeights:
+        """The same numbers with a gradient of their own."""
+        return AdapterWeights(self.spec, self.flat_P, self.leaf_P.dtype)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers of each tensor in ``flat_P``."""
+        return [rows * columns for _, (rows, columns) in self.spec.tensor_shapes]
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """Equal for adapters whose products have the same shapes and the same factor."""
+        return self.spec.config.r, self.scaling, self.leaf_P.dtype, self.spec.sites
 
     @property
     def tensors(self) -> dict[str, Tensor]:
         """Float32 tensors by PEFT key."""
-        shapes = self.spec.tensor_shapes
-        parts = self.flat_P.split([rows * columns for _, (rows, columns) in shapes])
+        parts, shapes = self.flat_P.split(self.sizes), self.spec.tensor_shapes
         return {key: part.view(shape) for part, (key, shape) in zip(parts, shapes, strict=True)}
 
 

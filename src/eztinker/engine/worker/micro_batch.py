@@ -2,8 +2,8 @@
 
 Each run has its rows, its adapter, its dropout, its loss: what crosses between rows is attention, which
 stays inside a sequence. So a run's gradient is the one it would get alone, up to the rounding of products
-whose number of rows differs; with the same number of rows and the same place among them (a *frame*) it is
-the same to the last bit, whatever the other rows hold. Where there are threads for it a model pass is
+whose number of rows differs; with the same number of rows, the same place among them and as many adapters
+alike beside its own (a *frame*) it is the same to the last bit, whatever the other rows hold. Where there are threads for it a model pass is
 computed as two halves side by side (``lanes.py``). Knows no queue; ``pass_group.py`` calls it.
 
 Axes: N flat rows (tokens) of the model pass, D hidden size, P an adapter's numbers.
@@ -14,16 +14,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
+from operator import itemgetter
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from eztinker.engine.worker import lanes
+from eztinker.engine.worker.adapter_rows import Segments, alike_rows
 from eztinker.engine.worker.attention import Layout, PackedLayout, PaddedLayout
 from eztinker.engine.worker.devices import is_out_of_memory, threads_for
 from eztinker.engine.worker.lora import Dropout
-from eztinker.engine.worker.trainer import RunningPass
+from eztinker.engine.worker.trainer import Frame, RunningPass
 from eztinker.errors import NumericalError
 from eztinker.ops.packing import Packing, filler, inseparable, join, pack, pack_shared
 
@@ -66,27 +68,44 @@ class _Half:
         packing: of all parts, and of rows that mean nothing in a replay.
         is_lane: to be computed with a half's threads.
         is_shared: several runs' passes are computed together.
+        stands_for: rows of a replay on which other runs' adapters were computed together with the one at hand.
     """
 
     parts: list[_Part]
     packing: Packing
     is_lane: bool
     is_shared: bool = False
+    stands_for: tuple[range, ...] = ()
 
-    def frame_of(self, part: _Part) -> list[int]:
-        """What a replay has to know."""
-        lane = [1] if self.is_lane else []
-        return [part.first_row, self.packing.num_rows, *lane] if self.is_shared else []
+    def adapted(self) -> tuple[Segments, list[Dropout | None]]:
+        """Adapters in the order of their rows, and their dropouts; a twin stands for those of other runs."""
+        own = [(p.running.adapter, p.first_row, p.end_row, p.dropout) for p in self.parts]
+        if self.stands_for:
+            twin, dropout = own[0][0].twin(), own[0][3]
+            own += [(twin, rows.start, rows.stop, dropout) for rows in self.stands_for]
+        in_order = sorted(own, key=itemgetter(1))
+        return [(a, start, end) for a, start, end, _ in in_order], [d for *_, d in in_order]
+
+    def frames(self) -> list[list[int]]:
+        """Of each part, what a replay has to know."""
+        if not self.is_shared:
+            return [[] for _ in self.parts]
+        num_rows = self.packing.num_rows
+        return [
+            Frame(first_row, num_rows, self.is_lane, alike.start, len(alike.adapters)).numbers()
+            for alike in alike_rows(*self.adapted())
+            for first_row in range(alike.start, alike.end, alike.num_each)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    """Loss of one part, and its gradients with regard to the hidden states and the head's adapter."""
+    """Loss of one part, and its gradients with regard to the hidden states and, by the head, to the adapter."""
 
     loss: float
     logprobs: list[np.ndarray]
     grad_hidden_ND: Tensor | None
-    grads_head: Sequence[Tensor | None]
+    grad_head_P: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +164,16 @@ def _add(running: RunningPass, parts: Sequence[_Computed]) -> Exception | None:
 
 
 def _computed(half: _Half) -> list[_Computed]:
-    parts, packing = half.parts, half.packing
+    parts = half.parts
     with torch.set_grad_enabled(parts[0].running.with_gradient):
-        hidden_ND = _hidden(parts, packing)
+        hidden_ND = _hidden(half)
         scored = [_scored(part, hidden_ND) for part in parts]
         gradients = _gradients(parts, hidden_ND, scored)
     return [
-        _Computed(part, result, gradient_P, half.frame_of(part))
-        for part, result, gradient_P in zip(parts, scored, gradients, strict=True)
+        _Computed(part, result, gradient_P, frame)
+        for part, result, gradient_P, frame in zip(
+            parts, scored, gradients, half.frames(), strict=True
+        )
     ]
 
 
@@ -161,7 +182,9 @@ def _lay_out(passes: Sequence[RunningPass]) -> list[_Half]:
     if len(passes) == 1:
         running = passes[0]
         return [_framed(running)] if running.next.frame else _alone(running)
-    parts = [_whole(running, may_pad=False) for running in passes]
+    # Those that are alike lie side by side.
+    order = sorted(passes, key=lambda running: (running.adapter.flat_P.numel(), running.num_tokens))
+    parts = [_whole(running, may_pad=False) for running in order]
     places = [list(range(len(parts)))]
     if all(_may_divide(running) for running in passes):
         places = lanes.divided([part.packing.num_rows for part in parts])
@@ -183,11 +206,12 @@ def _alone(running: RunningPass) -> list[_Half]:
 
 
 def _framed(running: RunningPass) -> _Half:
-    first_row, num_rows, *lane = running.next.frame
-    part = replace(_whole(running, may_pad=False), first_row=first_row)
-    rest = num_rows - part.end_row
-    packing = join([*filler(first_row), part.packing, *filler(rest)])
-    return _Half([part], packing, bool(lane))
+    frame = Frame.of(running.next.frame)
+    part = replace(_whole(running, may_pad=False), first_row=frame.first_row)
+    rest = frame.num_rows - part.end_row
+    packing = join([*filler(frame.first_row), part.packing, *filler(rest)])
+    others = frame.others_alike(part.packing.num_rows)
+    return _Half([part], packing, frame.is_lane, stands_for=others)
 
 
 def _half(parts: Sequence[_Part], *, is_lane: bool) -> _Half:
@@ -226,8 +250,9 @@ def _some(running: RunningPass, members: list[int]) -> _Part:
     return _Part(running, members, pack(sequences, may_pad=False), 0, dropout)
 
 
-def _hidden(parts: Sequence[_Part], packing: Packing) -> Tensor:
-    decoder = parts[0].running.decoder
+def _hidden(half: _Half) -> Tensor:
+    packing, running = half.packing, half.parts[0].running
+    decoder, (segments, dropouts) = running.decoder, half.adapted()
     layout: Layout = (
         PackedLayout(packing.lengths, packing.prefixes) if packing.is_packed else PaddedLayout()
     )
@@ -235,9 +260,9 @@ def _hidden(parts: Sequence[_Part], packing: Packing) -> Tensor:
         torch.from_numpy(packing.tokens_BT).to(decoder.device),
         torch.from_numpy(packing.positions_BT).to(decoder.device),
         layout,
-        [(part.running.adapter, part.first_row, part.end_row) for part in parts],
-        dropouts=[part.dropout for part in parts],
-        checkpointing=parts[0].running.checkpointing,
+        segments,
+        dropouts=dropouts,
+        checkpointing=running.checkpointing,
     )
     return hidden.reshape(-1, hidden.shape[-1])
 
@@ -264,33 +289,30 @@ def _score(part: _Part, hidden_ND: Tensor) -> _Scored:
             "logprobs in the data, or lower the learning rate."
         )
     if not value.requires_grad:
-        return _Scored(number, logprobs, None, [])
+        return _Scored(number, logprobs, None, None)
     grad_hidden, *grads_head = torch.autograd.grad(
         value * loss.factor, [own_ND, *loss.head_leaves], allow_unused=True
     )
-    return _Scored(number, logprobs, grad_hidden, grads_head)
+    return _Scored(number, logprobs, grad_hidden, *(grads_head or [None]))
 
 
 def _gradients(
     parts: Sequence[_Part], hidden_ND: Tensor, scored: Sequence[_Scored | Exception]
 ) -> list[Tensor | None]:
-    """Flat gradient of each part; None without gradients. Rows of a part that failed pull at nothing."""
+    """Gradient of each part, float32; None without gradients. Rows of a part that failed pull at nothing."""
     if not parts[0].running.with_gradient:
         return [None] * len(parts)
-    leaves = [leaf for part in parts for leaf in part.running.adapter.leaves]
-    found: list[Tensor | None] = [None] * len(leaves)
+    leaves = [part.running.adapter.leaf_P for part in parts]
+    found: Sequence[Tensor | None] = [None] * len(leaves)
     pull_ND = _pull(parts, hidden_ND, scored)
     if pull_ND is not None and hidden_ND.requires_grad:
-        found = list(torch.autograd.grad(hidden_ND, leaves, pull_ND, allow_unused=True))
-    flat, start = [], 0
-    for part, result in zip(parts, scored, strict=True):
-        own_leaves = part.running.adapter.leaves
-        own = found[start : start + len(own_leaves)]
-        start += len(own_leaves)
-        if isinstance(result, _Scored):
-            _add_head(own, part, result)
-        flat.append(_flat(own, own_leaves))
-    return flat
+        found = torch.autograd.grad(hidden_ND, leaves, pull_ND, allow_unused=True)
+    gradients: list[Tensor | None] = []
+    for leaf_P, gradient_P, result in zip(leaves, found, scored, strict=True):
+        by_head_P = result.grad_head_P if isinstance(result, _Scored) else None
+        ways = [way_P for way_P in (gradient_P, by_head_P) if way_P is not None]
+        gradients.append(reduce(torch.add, ways or [torch.zeros_like(leaf_P)]).float())
+    return gradients
 
 
 def _pull(
@@ -308,18 +330,3 @@ def _pull(
         if gradient is not None:
             pull_ND[part.first_row : part.end_row] = gradient
     return pull_ND
-
-
-def _add_head(gradients: list[Tensor | None], part: _Part, scored: _Scored) -> None:
-    leaves = part.running.adapter.leaves
-    for head_leaf, gradient in zip(part.running.loss.head_leaves, scored.grads_head, strict=False):
-        place = next(i for i, leaf in enumerate(leaves) if leaf is head_leaf)
-        gradients[place] = gradient
-
-
-def _flat(gradients: Sequence[Tensor | None], leaves: Sequence[Tensor]) -> Tensor:
-    filled = [
-        torch.zeros_like(leaf) if gradient is None else gradient
-        for gradient, leaf in zip(gradients, leaves, strict=True)
-    ]
-    return torch.cat([gradient.flatten() for gradient in filled]).float()

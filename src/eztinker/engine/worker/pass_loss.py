@@ -51,14 +51,14 @@ class PassLoss:
         self._data, self._spec = operation.data, operation.loss
         self.group_size = check_loss(self._spec)
         check_data(decoder, self._data, self._spec)
-        self._head = decoder.head(adapter)
+        self._head, self._leaf_P = decoder.head(adapter), adapter.leaf_P
         self._weights = [weights_of(datum) for datum in self._data]
         self.factor = self._reduction_factor()
 
     @property
     def head_leaves(self) -> list[Tensor]:
-        """A and B of an adapted head."""
-        return [] if self._head.lora is None else list(self._head.lora[:2])
+        """The adapter's numbers, where the head is adapted."""
+        return [] if self._head.lora is None else [self._leaf_P]
 
     @property
     def is_built_in(self) -> bool:

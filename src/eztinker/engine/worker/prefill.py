@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from eztinker.engine.worker import lanes
+from eztinker.engine.worker.adapter_rows import Segments
 from eztinker.engine.worker.attention import (
     Layout,
     PackedLayout,
@@ -26,7 +27,7 @@ from eztinker.engine.worker.attention import (
     PrefillLayout,
     PromptPart,
 )
-from eztinker.engine.worker.decoder_base import Decoder, Segments
+from eztinker.engine.worker.decoder_base import Decoder
 from eztinker.engine.worker.kv_cache import PromptKV
 from eztinker.engine.worker.prefix_cache import BLOCK, PrefixCache, joined
 from eztinker.engine.worker.rows import Row, SampleRequest

@@ -89,8 +89,7 @@ def optim_step(run: RunState, params: AdamParams) -> tuple[RunState, StepResult]
         raise InvalidRequestError(
             f"learning_rate={params.learning_rate:g} is beyond float32.", field="learning_rate"
         )
-    sizes = [leaf.numel() for leaf in run.weights.leaves]
-    norm = gradient_norm(run.gradient_P, sizes)
+    norm = gradient_norm(run.gradient_P, run.weights.sizes)
     flat_P, adam = adamw(run.weights.flat_P, run.gradient_P, run.adam, params, norm)
     # One sum over the new weights finds any inf or nan among them and in the norm.
     if not bool((norm + flat_P.sum()).isfinite()):

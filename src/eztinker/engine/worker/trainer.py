@@ -44,12 +44,47 @@ class Planned:
 
     Attributes:
         batch: indices of data.
-        frame: (first flat row, flat rows in all, and 1 if these were computed with half of the threads) that
-            it had in a pass shared with other runs, for a replay; empty otherwise.
+        frame: the numbers of the ``Frame`` that it had in a pass shared with other runs, for a replay; empty
+            otherwise.
     """
 
     batch: list[int]
     frame: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """How a micro-batch lay in a model pass that several runs shared.
+
+    Attributes:
+        first_row: where it began.
+        num_rows: of the model pass.
+        is_lane: whether it was computed with half of the threads.
+        alike_row: first row of the stretches whose adapters were computed together with its own.
+        num_alike: these stretches, each of as many rows, its own included.
+    """
+
+    first_row: int
+    num_rows: int
+    is_lane: bool
+    alike_row: int
+    num_alike: int
+
+    @classmethod
+    def of(cls, numbers: Sequence[int]) -> Frame:
+        """What a plan holds; older ones say less, where nothing was alike or halved."""
+        first_row, num_rows, *more = numbers
+        is_lane, alike_row, num_alike = [*more, *[0, first_row, 1][len(more) :]]
+        return cls(first_row, num_rows, bool(is_lane), alike_row, num_alike)
+
+    def numbers(self) -> list[int]:
+        """For a plan."""
+        return [self.first_row, self.num_rows, int(self.is_lane), self.alike_row, self.num_alike]
+
+    def others_alike(self, num_rows: int) -> tuple[range, ...]:
+        """The other stretches, each of ``num_rows``."""
+        starts = [self.alike_row + place * num_rows for place in range(self.num_alike)]
+        return tuple(range(s, s + num_rows) for s in starts if s != self.first_row)
 
 
 class RunningPass:

@@ -28,7 +28,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks import machine, shapes
 from benchmarks.engine import RANK, Engine
 from eztinker.engine.planning import plan_pass
-from eztinker.engine.worker import lanes
+from eztinker.engine.worker import adapter_rows, lanes
 from eztinker.engine.worker.allocator import keep_freed_memory
 from eztinker.types.training import Datum
 
@@ -85,6 +85,28 @@ def _tenants(num_tokens: int) -> Callable[[Engine, int], dict[str, Any]]:
         figures["ratio"] = round(figures["one_after_another_ms"] / figures["together_ms"], 2)
         figures["shares_together"] = shares(ways["together"])
         return figures
+
+    return measure
+
+
+def _alike(num_tokens: int) -> Callable[[Engine, int], dict[str, Any]]:
+    """Eight runs together, with the adapters' products in batches and each by itself."""
+
+    def measure(engine: Engine, rounds: int) -> dict[str, Any]:
+        data = [[_datum(_tokens(i, num_tokens + 1))] for i in range(NUM_RUNS)]
+        max_bytes = adapter_rows.MAX_BYTES
+
+        def by_itself() -> None:
+            adapter_rows.MAX_BYTES = 0
+            try:
+                engine.train_together(data)
+            finally:
+                adapter_rows.MAX_BYTES = max_bytes
+
+        ways = {"in_batches": lambda: engine.train_together(data), "by_itself": by_itself}
+        figures = _in_turns(ways, 3 * rounds)
+        slow, fast = figures["by_itself_ms"], figures["in_batches_ms"]
+        return {**figures, "ratio": round(slow / fast, 2)}
 
     return measure
 
@@ -147,6 +169,8 @@ WORK: dict[str, Callable[[Engine, int], dict[str, Any]]] = {
     "one_token": _one_token,
     "tenants_64_tokens": _tenants(64),
     "tenants_128_tokens": _tenants(128),
+    "alike_adapters_64_tokens": _alike(64),
+    "alike_adapters_4_tokens": _alike(4),
     "shared_prompts_128_tokens": _prompts(128),
     "shared_prompts_32_tokens": _prompts(32),
     "halves_2_threads": _halves,

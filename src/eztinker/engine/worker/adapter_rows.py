@@ -42,19 +42,22 @@ class AlikeRows:
         return (self.end - self.start) // len(self.adapters)
 
 
-def alike_rows(segments: Segments, dropouts: Sequence[Dropout | None] = ()) -> list[AlikeRows]:
+def alike_rows(
+    segments: Segments, dropouts: Sequence[Dropout | None] = (), *, may_join: bool = True
+) -> list[AlikeRows]:
     """The adapted rows of a pass, in order, with neighbours that are alike taken together.
 
     Args:
         segments: in order of their rows.
         dropouts: one per segment; empty for none.
+        may_join: whether neighbours are taken together at all.
     """
     found: list[AlikeRows] = []
     for (adapter, start, end), dropout in zip(segments, dropouts or repeat(None), strict=False):
         if adapter is None:
             continue
         here = AlikeRows((adapter,), start, end, () if dropout is None else (dropout,))
-        if found and _are_alike(found[-1], here):
+        if may_join and found and _are_alike(found[-1], here):
             before = found.pop()
             here = AlikeRows(
                 before.adapters + here.adapters, before.start, end, before.dropouts + here.dropouts

@@ -307,7 +307,9 @@ class LeanDecoder(Decoder):
         segments: Segments,
         shape: torch.Size,
     ) -> Tensor:
-        alike = alike_rows(segments)
+        # On an accelerator a recorded step (``decode_graph.py``) reads adapters for as long as it is held, which copies
+        # of several side by side do not outlast; there calls cost nothing.
+        alike = alike_rows(segments, may_join=self.device.type == "cpu")
         parts = [(self._groups(rows), rows.start, rows.end) for rows in alike]
         steps = self._decode_layers
         if steps is not None and isinstance(layout, DecodeLayout) and steps.sees_all(layout):

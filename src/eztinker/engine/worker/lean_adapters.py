@@ -124,13 +124,13 @@ class GroupAdapter:
         numbers_AP: theirs, side by side.
     """
 
-    __slots__ = ("_a_AKD", "_b_AKO", "_parts", "_scaling")
+    __slots__ = ("_a_AKD", "_b_AKO", "_num_adapters", "_parts", "_scaling")
 
     def __init__(
         self, projection: FrozenLayers, adapters: Sequence[AdapterWeights], numbers_AP: Tensor
     ) -> None:
         first = adapters[0]
-        self._scaling = first.scaling
+        self._scaling, self._num_adapters = first.scaling, len(adapters)
         self._parts: list[_AdaptedPart] = []
         num_low = 0
         for site, start, end in projection.parts:
@@ -229,7 +229,7 @@ class GroupAdapter:
 
     def _apart(self, rows: Tensor) -> Tensor:
         """Rows of each adapter [A, T, …]."""
-        return rows.view(len(self._a_AKD), -1, rows.shape[1])
+        return rows.view(self._num_adapters, -1, rows.shape[1])
 
 
 def _part(site: int, outputs: slice, low: slice, pair: Pair, leaf_P: Tensor) -> _AdaptedPart:

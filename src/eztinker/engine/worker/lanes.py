@@ -1,9 +1,9 @@
 """Two halves of a model pass side by side: each in a thread of its own, with half of torch's threads.
 
 Threads that share every operation wait for each other at the end of each, and small operations do not
-divide at all; halves meet once. What belongs together, and what the halves compute, is the matter of those who call
-this: ``micro_batch.py``, ``prefill.py`` and ``decode_step.py``; here are the threads and the rule by which sizes fall into halves. The rule knows nothing but
-the sizes, so that a replay divides as the pass did.
+divide at all; halves meet once. Here are the threads and the rule by which sizes fall into halves, which knows
+nothing but the sizes, so that a replay divides as the pass did. What belongs together, and what halves compute, is the
+matter of those who call this: ``micro_batch.py``, ``prefill.py`` and ``decode_step.py``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Reading prompts, a chunk at a time, so that long ones do not hold up the rows that are being generated.
 
 A ``Prefill`` is one prompt on its way into the cache; ``Reader`` chooses what the next chunk holds and
-runs it, as two halves side by side where it can be divided (``lanes.py``). What is known from before (``prefix_cache.py``) is not read again. Knows neither rows nor the
-drawing of tokens; called by ``sampler.py``.
+runs it, as two halves side by side where it can be divided (``lanes.py``). What is known from before
+(``prefix_cache.py``) is not read again. Knows neither rows nor the drawing of tokens; called by ``sampler.py``.
 
 Axes: T positions of a chunk or prompt, D hidden size.
 """

@@ -28,17 +28,10 @@ from transformers import AutoModelForCausalLM
 from benchmarks import machine
 from eztinker.engine.worker import base_model
 from eztinker.engine.worker.worker import Worker
-from eztinker.types.messages import (
-    JobDone,
-    JobFailed,
-    LoadBaseModel,
-    OpenRun,
-    PassPlan,
-    RunPass,
-    RunSample,
-    WorkerSettings,
-)
+from eztinker.types.commands import LoadBaseModel, OpenRun, RunPass, RunSample, WorkerSettings
+from eztinker.types.events import JobDone, JobFailed
 from eztinker.types.operations import Sample, TrainingPass
+from eztinker.types.plans import PassPlan
 from eztinker.types.sampling import SamplingParams, WeightsRef
 from eztinker.types.training import Datum, LoRAConfig, LossSpec
 

@@ -31,18 +31,17 @@ from benchmarks import machine
 from eztinker.engine.machine_memory import machine_memory_bytes
 from eztinker.engine.memory_model import Estimate, compute_dtype, estimate, room_for_models
 from eztinker.engine.model_shape import read_shape
-from eztinker.types.messages import (
-    BaseModelLoaded,
-    JobDone,
+from eztinker.types.commands import (
     LoadBaseModel,
     OpenRun,
-    PassPlan,
     RunOptimStep,
     RunPass,
     RunSample,
     WorkerSettings,
 )
+from eztinker.types.events import BaseModelLoaded, JobDone
 from eztinker.types.operations import OptimStep, Sample, TrainingPass
+from eztinker.types.plans import PassPlan
 from eztinker.types.sampling import SamplingParams, WeightsRef
 from eztinker.types.training import AdamParams, Datum, LoRAConfig, LossSpec
 

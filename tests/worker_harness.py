@@ -10,19 +10,15 @@ import numpy as np
 
 from eztinker.engine.worker.worker import Worker
 from eztinker.types.codec import decode
-from eztinker.types.messages import (
-    Event,
-    JobDone,
-    JobFailed,
+from eztinker.types.commands import (
     LoadBaseModel,
     OpenRun,
-    PassPlan,
-    Progress,
     RunOptimStep,
     RunPass,
     RunSample,
     WorkerSettings,
 )
+from eztinker.types.events import Event, JobDone, JobFailed, SignOfLife
 from eztinker.types.operations import (
     OptimStep,
     PassResult,
@@ -32,6 +28,7 @@ from eztinker.types.operations import (
     StepResult,
     TrainingPass,
 )
+from eztinker.types.plans import PassPlan
 from eztinker.types.sampling import SamplingParams, WeightsRef
 from eztinker.types.training import AdamParams, Datum, LoRAConfig, LossSpec
 
@@ -66,7 +63,7 @@ class Harness:
 
     def answers(self, *commands, cls) -> dict[str, Any]:
         """The decoded results of jobs that run together, by job id."""
-        events = [event for event in self.do(*commands) if not isinstance(event, Progress)]
+        events = [event for event in self.do(*commands) if not isinstance(event, SignOfLife)]
         assert all(isinstance(event, JobDone) for event in events), events
         return {event.job_id: decode(event.result, cls) for event in events}
 

@@ -16,18 +16,11 @@ import numpy as np
 from eztinker.engine.worker.worker import Worker
 from eztinker.service.base_models import NANO_FOLDER
 from eztinker.types.codec import decode
+from eztinker.types.commands import LoadBaseModel, OpenRun, RunOptimStep, RunPass, WorkerSettings
+from eztinker.types.events import Event, JobDone
 from eztinker.types.losses import LOSSES
-from eztinker.types.messages import (
-    Event,
-    JobDone,
-    LoadBaseModel,
-    OpenRun,
-    PassPlan,
-    RunOptimStep,
-    RunPass,
-    WorkerSettings,
-)
 from eztinker.types.operations import OptimStep, PassResult, StepResult, TrainingPass
+from eztinker.types.plans import PassPlan
 from eztinker.types.training import AdamParams, Datum, LoRAConfig, LossSpec
 
 FILE = Path(__file__).parent.parent / "tests" / "golden" / "trajectories.json"

@@ -16,7 +16,7 @@ from eztinker.engine.worker import base_model
 from eztinker.engine.worker.decoder import LeanDecoder
 from eztinker.engine.worker.hf_decoder import HFDecoder
 from eztinker.errors import UnsupportedError
-from eztinker.types.messages import LoadBaseModel, OpenRun, WriteState
+from eztinker.types.commands import LoadBaseModel, OpenRun, WriteState
 from eztinker.types.operations import RunCreated, SampleResult
 from eztinker.types.training import Datum, LoRAConfig
 from tests.model_factory import CONFIGS, LEAN_FAMILIES, write_model

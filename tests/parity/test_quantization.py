@@ -15,7 +15,7 @@ from eztinker.engine.worker import base_model
 from eztinker.engine.worker.decoder import LeanDecoder
 from eztinker.engine.worker.hf_decoder import HFDecoder
 from eztinker.engine.worker.quantization import QuantizedLinear, put_dequantized
-from eztinker.types.messages import LoadBaseModel, OpenRun, RunSample, WriteState
+from eztinker.types.commands import LoadBaseModel, OpenRun, RunSample, WriteState
 from eztinker.types.operations import RunCreated, Sample, SampleResult
 from eztinker.types.sampling import SamplingParams, WeightsRef
 from eztinker.types.training import LoRAConfig, resident_key

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from eztinker.api.errors import error_fields
 from eztinker.rendering.stops import cut_at_stop
 from eztinker.rendering.tokenizer import Tokenizer
-from eztinker.types.messages import ErrorInfo
+from eztinker.types.error_info import ErrorInfo
 from eztinker.types.operations import (
     CheckpointLoaded,
     CheckpointSaved,

@@ -22,7 +22,7 @@ from starlette.responses import Response
 
 from eztinker import errors
 from eztinker.models.api import KIND_PREFIX, near_name
-from eztinker.types.messages import ErrorInfo
+from eztinker.types.error_info import ErrorInfo
 
 STATUS_OF_CLASS: dict[type[errors.EZTinkerError], int] = {
     errors.EZTinkerError: 500,

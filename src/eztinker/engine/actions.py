@@ -26,20 +26,17 @@ from eztinker.store import blobs, checkpoints, runs
 from eztinker.store.database import Database
 from eztinker.store.jobs import StoredJob
 from eztinker.types import codec
-from eztinker.types.messages import (
+from eztinker.types.commands import (
     Command,
-    JobDone,
     OpenRun,
-    PassPlan,
     ReadState,
     RunEvaluate,
     RunOptimStep,
     RunPass,
     RunSample,
-    StateRead,
-    StateWritten,
     WriteState,
 )
+from eztinker.types.events import JobDone, StateRead, StateWritten
 from eztinker.types.operations import (
     CheckpointLoaded,
     CheckpointSaved,
@@ -54,6 +51,7 @@ from eztinker.types.operations import (
     StepResult,
     TrainingPass,
 )
+from eztinker.types.plans import PassPlan
 from eztinker.types.records import CheckpointRecord
 from eztinker.types.training import Quantization
 

@@ -18,7 +18,7 @@ from eztinker.errors import CapacityError
 from eztinker.store import log as operation_log
 from eztinker.store import runs
 from eztinker.store.database import Database, Query
-from eztinker.types.messages import ErrorInfo
+from eztinker.types.error_info import ErrorInfo
 from eztinker.types.operations import STATE_KINDS
 
 log = logging.getLogger(__name__)

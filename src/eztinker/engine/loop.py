@@ -35,7 +35,9 @@ from eztinker.errors import (
 from eztinker.store import log as operation_log
 from eztinker.store.database import Database
 from eztinker.store.jobs import StoredJob, list_unfinished
-from eztinker.types.messages import CancelJob, ErrorInfo, TokensDrawn
+from eztinker.types.commands import CancelJob
+from eztinker.types.error_info import ErrorInfo
+from eztinker.types.events import TokensDrawn
 from eztinker.types.operations import (
     STATE_KINDS,
 )
@@ -327,7 +329,7 @@ class EngineLoop:
     async def _end(self, active: ActiveJob, error: EZTinkerError) -> None:
         """Commit a failure or cancellation; the run is as it was before the job."""
         status = "cancelled" if error.code == "cancelled" else "failed"
-        info = ErrorInfo(error.code, error.message, error.category, error.field, error.details)
+        info = ErrorInfo.of(error)
 
         try:
             await self._commits.failed(active, status, info)

@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 
 from eztinker.types.losses import LOSSES
-from eztinker.types.messages import PassPlan
 from eztinker.types.operations import TrainingPass
+from eztinker.types.plans import PassPlan
 
 _MIN_ALIKE = 16
 """Tokens that answers to one prompt share at least."""

@@ -27,17 +27,16 @@ from eztinker.store.database import Database
 from eztinker.store.jobs import StoredJob, list_replayable
 from eztinker.store.runs import get_run, list_snapshots
 from eztinker.types import codec
-from eztinker.types.messages import (
-    BaseModelLoaded,
+from eztinker.types.commands import (
     CloseRun,
     Command,
-    JobDone,
     LoadBaseModel,
     OpenRun,
     RunOptimStep,
     RunPass,
     UnloadBaseModel,
 )
+from eztinker.types.events import BaseModelLoaded, JobDone
 from eztinker.types.operations import OptimStep, PassResult, StepResult, TrainingPass
 from eztinker.types.records import BaseModelRecord, RunRecord, SnapshotRecord
 from eztinker.types.training import LoRAConfig, Quantization, resident_key

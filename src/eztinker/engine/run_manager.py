@@ -26,12 +26,8 @@ from eztinker.store import blobs
 from eztinker.store.database import Database
 from eztinker.store.log import Appended
 from eztinker.store.runs import list_snapshot_folders
-from eztinker.types.messages import (
-    AdapterImported,
-    BaseModelLoaded,
-    ImportAdapter,
-    WorkerSettings,
-)
+from eztinker.types.commands import ImportAdapter, WorkerSettings
+from eztinker.types.events import AdapterImported, BaseModelLoaded
 from eztinker.types.training import Quantization
 
 

@@ -22,7 +22,8 @@ from eztinker.ids import folder_name
 from eztinker.store import blobs
 from eztinker.store.database import Database
 from eztinker.store.runs import insert_snapshot
-from eztinker.types.messages import StateWritten, WriteState
+from eztinker.types.commands import WriteState
+from eztinker.types.events import StateWritten
 from eztinker.types.records import SnapshotRecord
 
 log = logging.getLogger(__name__)

@@ -16,23 +16,21 @@ from dataclasses import replace
 
 from eztinker.engine.executors.base import Executor, WorkerDied
 from eztinker.errors import EZTinkerError, error_from_code
-from eztinker.types.messages import (
+from eztinker.types.commands import Command, Shutdown, WorkerSettings
+from eztinker.types.error_info import ErrorInfo
+from eztinker.types.events import (
     AdapterImported,
     BaseModelFailed,
     BaseModelLoaded,
-    Command,
-    ErrorInfo,
     Event,
     JobDone,
     JobFailed,
-    Progress,
-    Shutdown,
+    SignOfLife,
     StartRefused,
     StateRead,
     StateWritten,
     TokensDrawn,
     WorkerReady,
-    WorkerSettings,
 )
 from eztinker.types.training import resident_key
 
@@ -232,7 +230,7 @@ class Supervisor:
                 )
             case TokensDrawn():
                 self.on_tokens(event)
-            case Progress():
+            case SignOfLife():
                 pass
 
     def _answer(self, key: str, answer: Answer) -> None:

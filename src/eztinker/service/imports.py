@@ -26,7 +26,7 @@ from eztinker.service.runs import Runs
 from eztinker.service.view import View
 from eztinker.store import blobs, checkpoints
 from eztinker.store.database import Database
-from eztinker.types.messages import AdapterImported
+from eztinker.types.events import AdapterImported
 from eztinker.types.operations import CreateRun
 from eztinker.types.principal import Principal
 from eztinker.types.records import CheckpointRecord, RunRecord

@@ -30,7 +30,7 @@ from eztinker.store import jobs as job_rows
 from eztinker.store import log as operation_log
 from eztinker.store import runs
 from eztinker.store.database import Database
-from eztinker.types.messages import ErrorInfo
+from eztinker.types.error_info import ErrorInfo
 from eztinker.types.operations import (
     CheckpointSaved,
     Operation,
@@ -142,7 +142,7 @@ class Jobs(View):
             NotFoundError: there is no such run.
             ConflictError: the number was used for another request.
         """
-        info = ErrorInfo(error.code, error.message, error.category, error.field, error.details)
+        info = ErrorInfo.of(error)
         owner = (await self.run(run_id)).owner
         refusal = operation_log.Refusal(
             new_job_id(), run_id, seq, kind, info, request_digest, owner

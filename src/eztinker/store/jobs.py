@@ -16,8 +16,9 @@ import sqlalchemy as sa
 from eztinker.errors import NotFoundError
 from eztinker.store.tables import jobs
 from eztinker.types import codec
-from eztinker.types.messages import ErrorInfo, PassPlan
+from eztinker.types.error_info import ErrorInfo
 from eztinker.types.operations import OPERATION_TYPES, RESULT_TYPES, STATE_KINDS, Operation, Result
+from eztinker.types.plans import PassPlan
 from eztinker.types.principal import LOCAL_OWNER
 from eztinker.types.records import JobRecord, JobSpan
 

@@ -20,8 +20,9 @@ from eztinker.ids import new_job_id
 from eztinker.store.jobs import StoredJob, stored_job
 from eztinker.store.tables import jobs, runs
 from eztinker.types import codec
-from eztinker.types.messages import ErrorInfo, PassPlan
+from eztinker.types.error_info import ErrorInfo
 from eztinker.types.operations import Operation, kind_of
+from eztinker.types.plans import PassPlan
 from eztinker.types.principal import LOCAL_OWNER
 
 # Statements of every request, made once: making them would cost more than SQLite does.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from eztinker.types.messages import ErrorInfo
+from eztinker.types.error_info import ErrorInfo
 from eztinker.types.operations import Result
 from eztinker.types.principal import LOCAL_OWNER, Scope
 from eztinker.types.training import LoRAConfig, LossSpec, Quantization

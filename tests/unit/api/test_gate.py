@@ -11,7 +11,7 @@ import pytest
 
 from eztinker.api.rates import MAX_HELD, MAX_REMEMBERED, Guesses, Rates
 from eztinker.errors import BusyError
-from eztinker.types.messages import RunSample
+from eztinker.types.commands import RunSample
 
 from .live_service import Live, live
 

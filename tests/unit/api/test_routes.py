@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from eztinker.models import answers
-from eztinker.types.messages import ErrorInfo
+from eztinker.types.error_info import ErrorInfo
 from eztinker.types.operations import (
     Evaluate,
     LoadCheckpoint,

@@ -17,8 +17,9 @@ import numpy as np
 from eztinker.engine.executors.base import WorkerDied
 from eztinker.engine.memory_model import weights_bytes
 from eztinker.engine.model_shape import ModelShape
-from eztinker.types import codec, messages
-from eztinker.types.messages import ErrorInfo, WorkerSettings
+from eztinker.types import codec, commands, events
+from eztinker.types.commands import WorkerSettings
+from eztinker.types.error_info import ErrorInfo
 from eztinker.types.operations import (
     EvaluationResult,
     PassResult,
@@ -38,19 +39,17 @@ class FakeExecutor:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._events: asyncio.Queue[messages.Event | None] = asyncio.Queue()
+        self._events: asyncio.Queue[events.Event | None] = asyncio.Queue()
         self._runs: dict[str, dict[str, float]] = {}
         self._epoch = 0
 
     async def start(self, settings: WorkerSettings) -> None:
         self._epoch = settings.epoch
         self._world.lives.append(self)
-        ready = messages.WorkerReady(
-            self._epoch, 1, "cpu", 1, memory_bytes=self._world.memory_bytes
-        )
+        ready = events.WorkerReady(self._epoch, 1, "cpu", 1, memory_bytes=self._world.memory_bytes)
         self._emit(ready)
 
-    async def send(self, command: messages.Command) -> None:
+    async def send(self, command: commands.Command) -> None:
         cls = type(command)
         command = codec.decode(codec.encode(command), cls)  # what cannot be sent must not work here
         self._world.commands.append(command)
@@ -60,11 +59,11 @@ class FakeExecutor:
             await self.kill()
             return
         if failure is not None:
-            self._emit(messages.JobFailed(self._epoch, command.job_id, failure))  # type: ignore[union-attr]
+            self._emit(events.JobFailed(self._epoch, command.job_id, failure))  # type: ignore[union-attr]
             return
         self._execute(command)
 
-    async def receive(self) -> messages.Event:
+    async def receive(self) -> events.Event:
         event = await self._events.get()
         if event is None:
             raise WorkerDied("killed")
@@ -73,26 +72,26 @@ class FakeExecutor:
     async def kill(self) -> None:
         self._events.put_nowait(None)
 
-    def _emit(self, event: messages.Event) -> None:
+    def _emit(self, event: events.Event) -> None:
         self._events.put_nowait(codec.decode(codec.encode(event), type(event)))
 
     def _done(self, job_id: str, result: object, **kwargs: object) -> None:
-        done = messages.JobDone(self._epoch, job_id, codec.encode(result), **kwargs)  # type: ignore[arg-type]
+        done = events.JobDone(self._epoch, job_id, codec.encode(result), **kwargs)  # type: ignore[arg-type]
         self._emit(done)
 
     def _tell(self, job_id: str, place: int, token: int) -> None:
         """One token of the only sample of a streamed job."""
-        told = messages.TokensDrawn(
+        told = events.TokensDrawn(
             self._epoch, [job_id], [0], [place], [[token]], [[-0.5]], [[]], [[]]
         )
         self._emit(told)
 
-    def _execute(self, command: messages.Command) -> None:
+    def _execute(self, command: commands.Command) -> None:
         match command:
-            case messages.LoadBaseModel():
+            case commands.LoadBaseModel():
                 self._world.num_loads += 1
                 self._emit(
-                    messages.BaseModelLoaded(
+                    events.BaseModelLoaded(
                         self._epoch,
                         command.base_model,
                         "Fake",
@@ -105,17 +104,17 @@ class FakeExecutor:
                         command.quantization,
                     )
                 )
-            case messages.UnloadBaseModel():
+            case commands.UnloadBaseModel():
                 self._world.num_unloads += 1
-            case messages.OpenRun():
+            case commands.OpenRun():
                 state = {"weight": float(command.seed), "grad": 0.0, "step": 0.0}
                 if command.snapshot_folder:
                     state = json.loads((Path(command.snapshot_folder) / "state.json").read_text())
                 self._runs[command.run_id] = state
                 self._done(command.job_id, RunCreated(command.run_id, "cpu", 1, ["fake"]))
-            case messages.CloseRun():
+            case commands.CloseRun():
                 self._runs.pop(command.run_id, None)
-            case messages.RunPass():
+            case commands.RunPass():
                 state = self._runs[command.run_id]
                 total = sum(float(datum.tokens_T.sum()) for datum in command.operation.data)
                 if not command.operation.forward_only:
@@ -127,18 +126,18 @@ class FakeExecutor:
                     executed_plan=command.plan,
                     compute_s=self._world.compute_s,
                 )
-            case messages.RunOptimStep():
+            case commands.RunOptimStep():
                 state = self._runs[command.run_id]
                 norm, state["grad"] = state["grad"], 0.0
                 state["weight"] += norm * command.operation.adam.learning_rate
                 state["step"] += 1
                 result = StepResult(int(state["step"]), norm, command.operation.adam.learning_rate)
                 self._done(command.job_id, result, compute_s=self._world.compute_s)
-            case messages.WriteState():
+            case commands.WriteState():
                 data = json.dumps({**self._runs[command.run_id], "grad": 0.0}).encode()
                 (Path(command.folder) / "state.json").write_bytes(data)
                 self._emit(
-                    messages.StateWritten(
+                    events.StateWritten(
                         self._epoch,
                         command.job_id,
                         command.run_id,
@@ -147,15 +146,15 @@ class FakeExecutor:
                         len(data),
                     )
                 )
-            case messages.ReadState():
+            case commands.ReadState():
                 state = json.loads((Path(command.folder) / "state.json").read_text())
                 self._runs[command.run_id] = state
                 self._emit(
-                    messages.StateRead(
+                    events.StateRead(
                         self._epoch, command.job_id, command.run_id, int(state["step"])
                     )
                 )
-            case messages.RunSample():
+            case commands.RunSample():
                 run_id = command.operation.weights.run_id
                 step = int(self._runs[run_id]["step"]) if run_id else 0
                 drawn = self._world.drawn
@@ -168,12 +167,12 @@ class FakeExecutor:
                 sequence = SampledSequence(drawn, [-0.5] * len(drawn), "length")
                 result = SampleResult([sequence] * command.operation.num_samples, step, 1)
                 self._done(command.job_id, result)
-            case messages.RunEvaluate():
+            case commands.RunEvaluate():
                 self._done(command.job_id, EvaluationResult([1.0], [-1.0], [1]))
-            case messages.CancelJob():
+            case commands.CancelJob():
                 error = ErrorInfo("cancelled", "cancelled", "user")
-                self._emit(messages.JobFailed(self._epoch, command.job_id, error))
-            case messages.Shutdown():
+                self._emit(events.JobFailed(self._epoch, command.job_id, error))
+            case commands.Shutdown():
                 self._events.put_nowait(None)
 
 
@@ -192,7 +191,7 @@ class World:
 
     def __init__(self) -> None:
         self.lives: list[FakeExecutor] = []
-        self.commands: list[messages.Command] = []
+        self.commands: list[commands.Command] = []
         self.num_loads = self.num_unloads = 0
         self.memory_bytes = 0
         self.shapes: dict[str, ModelShape] = {}
@@ -207,11 +206,11 @@ class World:
     def shape_of(self, folder: Path) -> ModelShape:
         return self.shapes.get(folder.name, ModelShape(1, 1, 1, 1, 1, 1, 4, 1, 1, 1, 1, 1, 1, 1))
 
-    def size_of(self, command: messages.LoadBaseModel) -> int:
+    def size_of(self, command: commands.LoadBaseModel) -> int:
         return weights_bytes(self.shape_of(Path(command.folder)), command.quantization, "float32")
 
-    def sent(self, cls: type) -> list[messages.Command]:
+    def sent(self, cls: type) -> list[commands.Command]:
         return [command for command in self.commands if isinstance(command, cls)]
 
-    async def _nothing(self, _command: messages.Command) -> ErrorInfo | None:
+    async def _nothing(self, _command: commands.Command) -> ErrorInfo | None:
         return None

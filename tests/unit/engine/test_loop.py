@@ -10,8 +10,8 @@ import pytest
 from eztinker.engine.executors.base import WorkerDied
 from eztinker.store import jobs as job_rows
 from eztinker.store import runs
-from eztinker.types import messages
-from eztinker.types.messages import ErrorInfo
+from eztinker.types import commands
+from eztinker.types.error_info import ErrorInfo
 from eztinker.types.operations import (
     LoadCheckpoint,
     SampleResult,
@@ -44,7 +44,7 @@ def die_on(cls: type, *, times: int = 1):
     """Kill the worker at the first ``times`` commands of a class."""
     left = [times]
 
-    async def before(command: messages.Command) -> None:
+    async def before(command: commands.Command) -> None:
         if isinstance(command, cls) and left[0]:
             left[0] -= 1
             raise WorkerDied("test")
@@ -66,7 +66,7 @@ async def test_worker_death_in_a_pass_changes_nothing(
 ) -> None:
     await ended(await engine.create())
     losses = await train(engine, 2)
-    world.before = die_on(messages.RunPass)
+    world.before = die_on(commands.RunPass)
     losses += await train(engine, 4, start=2)
     assert losses == await undisturbed_losses(tmp_path, 4)
     assert engine.manager.health()["worker_restarts"] == 1
@@ -76,7 +76,7 @@ async def test_worker_death_in_a_pass_changes_nothing(
 async def test_worker_death_in_a_step_applies_it_once(engine: Engine, world: World) -> None:
     await ended(await engine.create())
     await engine.do(a_pass(4))
-    world.before = die_on(messages.RunOptimStep)
+    world.before = die_on(commands.RunOptimStep)
     assert (await engine.do(a_step())).result == StepResult(1, 4.0, 0.5)
     assert (await engine.do(a_pass(1))).result.loss == (5 + 2) * 3 + 1
 
@@ -86,8 +86,8 @@ async def test_a_job_that_kills_two_workers_fails_and_others_go_on(
 ) -> None:
     await ended(await engine.create())
 
-    async def poison(command: messages.Command) -> None:
-        if isinstance(command, messages.RunPass) and 13 in command.operation.data[0].tokens_T:
+    async def poison(command: commands.Command) -> None:
+        if isinstance(command, commands.RunPass) and 13 in command.operation.data[0].tokens_T:
             raise WorkerDied("poison")
 
     world.before = poison
@@ -104,8 +104,8 @@ async def test_a_suspect_runs_alone(engine: Engine, world: World) -> None:
     beside_poison: list[int] = []
     neighbour_runs = asyncio.Event()
 
-    async def poison(command: messages.Command) -> None:
-        if not isinstance(command, messages.RunPass):
+    async def poison(command: commands.Command) -> None:
+        if not isinstance(command, commands.RunPass):
             return
         if 13 not in command.operation.data[0].tokens_T:
             neighbour_runs.set()
@@ -129,8 +129,8 @@ async def test_one_poison_among_many_is_found_in_groups(engine: Engine, world: W
     arrived: list[int] = []
     all_arrived, died = asyncio.Event(), asyncio.Event()
 
-    async def poison(command: messages.Command) -> None:
-        if not isinstance(command, messages.RunSample):
+    async def poison(command: commands.Command) -> None:
+        if not isinstance(command, commands.RunSample):
             return
         is_poison = int(command.operation.prompt_tokens[0]) == 13
         if len(world.lives) == 1:  # all are in the first worker when it dies
@@ -159,8 +159,8 @@ async def test_restart_restores_runs_and_unfinished_jobs(tmp_path: Path, world: 
     losses = await train(engine, 3)
     blocked = asyncio.Event()
 
-    async def block(command: messages.Command) -> None:
-        if isinstance(command, messages.RunPass):
+    async def block(command: commands.Command) -> None:
+        if isinstance(command, commands.RunPass):
             blocked.set()
             await asyncio.Event().wait()
 
@@ -191,8 +191,8 @@ async def test_snapshot_bounds_the_replay(tmp_path: Path, world: World) -> None:
     world.commands.clear()
     engine = await Engine(tmp_path / "state", world, replay_budget_s=3.0).start()
     losses.append((await engine.do(a_pass(7, 2))).result.loss)
-    replayed = [cmd for cmd in world.sent(messages.RunPass) if cmd.job_id.startswith("replay:")]
-    assert world.sent(messages.OpenRun)[-1].snapshot_folder is not None
+    replayed = [cmd for cmd in world.sent(commands.RunPass) if cmd.job_id.startswith("replay:")]
+    assert world.sent(commands.OpenRun)[-1].snapshot_folder is not None
     assert len(replayed) < 6
     await engine.stop()
     assert losses == await undisturbed_losses(tmp_path, 7)
@@ -226,7 +226,7 @@ async def test_damaged_snapshot_gives_way_to_an_older_one(
 
     engine = await Engine(tmp_path / "state", world).start()
     losses.append((await engine.do(a_pass(5, 2))).result.loss)
-    assert world.sent(messages.OpenRun)[-1].snapshot_folder == held[1].folder
+    assert world.sent(commands.OpenRun)[-1].snapshot_folder == held[1].folder
     await engine.stop()
     assert losses == await undisturbed_losses(tmp_path, 5)
 
@@ -253,8 +253,8 @@ async def test_failed_job_leaves_the_run_as_it_was(engine: Engine, world: World)
     await ended(await engine.create())
     await engine.do(a_pass(4))
 
-    async def fail(command: messages.Command) -> ErrorInfo | None:
-        if isinstance(command, messages.RunPass):
+    async def fail(command: commands.Command) -> ErrorInfo | None:
+        if isinstance(command, commands.RunPass):
             return ErrorInfo("not_finite", "loss is nan", "user")
         return None
 
@@ -270,8 +270,8 @@ async def test_cancel_waiting_and_running(engine: Engine, world: World) -> None:
     release = asyncio.Event()
     started = asyncio.Event()
 
-    async def hold(command: messages.Command) -> None:
-        if isinstance(command, messages.RunPass) and not release.is_set():
+    async def hold(command: commands.Command) -> None:
+        if isinstance(command, commands.RunPass) and not release.is_set():
             started.set()
             await release.wait()
 
@@ -291,8 +291,8 @@ async def test_cancel_waiting_and_running(engine: Engine, world: World) -> None:
 
 
 async def test_failed_creation_leaves_no_run(engine: Engine, world: World) -> None:
-    async def refuse(command: messages.Command) -> ErrorInfo | None:
-        if isinstance(command, messages.OpenRun):
+    async def refuse(command: commands.Command) -> ErrorInfo | None:
+        if isinstance(command, commands.OpenRun):
             return ErrorInfo("invalid_request", "no module 'q_prj'", "user", "target_modules")
         return None
 
@@ -398,7 +398,7 @@ async def test_an_engine_that_does_not_start_says_so(tmp_path: Path, world: Worl
     engine = Engine(tmp_path, world)
 
     class Stillborn(FakeExecutor):
-        async def start(self, settings: messages.WorkerSettings) -> None:
+        async def start(self, settings: commands.WorkerSettings) -> None:
             await self.kill()
 
     world.make_executor = lambda: Stillborn(world)  # type: ignore[method-assign]

@@ -24,7 +24,7 @@ from eztinker.engine.memory_model import (
 from eztinker.engine.model_shape import ModelShape
 from eztinker.engine.residency import Residency
 from eztinker.errors import OutOfMemoryError
-from eztinker.types import messages
+from eztinker.types import commands
 from eztinker.types.operations import Sample
 from eztinker.types.sampling import SamplingParams, WeightsRef
 from tests.unit.engine.harness import Engine, a_pass, a_step, ended
@@ -57,11 +57,11 @@ async def sample(engine, base):
 
 
 def loads(world):
-    return [command.base_model for command in world.sent(messages.LoadBaseModel)]
+    return [command.base_model for command in world.sent(commands.LoadBaseModel)]
 
 
 def unloads(world):
-    return [command.base_model for command in world.sent(messages.UnloadBaseModel)]
+    return [command.base_model for command in world.sent(commands.UnloadBaseModel)]
 
 
 async def test_the_model_used_longest_ago_leaves_for_another(engine, world):
@@ -93,7 +93,7 @@ async def test_a_run_comes_back_from_the_log_when_its_model_had_to_leave(engine,
     await sample(engine, "teacher")
     await sample(engine, "judge")
     assert unloads(world) == ["student"]
-    assert [command.run_id for command in world.sent(messages.CloseRun)] == ["run_1"]
+    assert [command.run_id for command in world.sent(commands.CloseRun)] == ["run_1"]
     record = await engine.do(a_pass(3))
     assert record.status == "completed"
     assert record.result.loss == (5 + 3 * 0.5) * 3 + 3  # the step is there
@@ -105,7 +105,7 @@ async def test_a_model_in_use_is_waited_for_and_not_taken_away(engine, world):
     begun, may_end = asyncio.Event(), asyncio.Event()
 
     async def hold_up(command):
-        if isinstance(command, messages.RunSample) and not may_end.is_set():
+        if isinstance(command, commands.RunSample) and not may_end.is_set():
             begun.set()
             await may_end.wait()
 
@@ -142,7 +142,7 @@ async def test_what_never_fits_is_refused_with_the_sum_and_changes_nothing(engin
 async def test_a_quantised_copy_counts_by_itself(engine, world):
     world.shapes["huge"] = replace(SHAPE, num_linear=4 * SHAPE.num_linear)
     await ended(await engine.create("q", base="huge", quantization="nf4"))
-    assert world.sent(messages.LoadBaseModel)[-1].quantization == "nf4"
+    assert world.sent(commands.LoadBaseModel)[-1].quantization == "nf4"
     assert [m.quantization for m in engine.manager.loaded_models] == ["nf4"]
 
 
@@ -156,7 +156,7 @@ async def test_copies_and_cache_follow_from_what_the_budget_leaves(tmp_path, wor
         await engine.start()
         try:
             await sample(engine, "small")
-            alone = world.sent(messages.LoadBaseModel)[-1]
+            alone = world.sent(commands.LoadBaseModel)[-1]
             assert alone.num_copies == copies
             room = room_for_models(0, budget_gb, "cpu")
             held = weights_bytes(small, "none", "float32") + copies_bytes(
@@ -167,7 +167,7 @@ async def test_copies_and_cache_follow_from_what_the_budget_leaves(tmp_path, wor
             assert alone.cache_tokens * per_token * 2 <= 0.25 * (room - held)
             if budget_gb > 9:
                 await sample(engine, "other")  # takes 4 of 12 GB, and no room for a copy is left
-                beside = world.sent(messages.LoadBaseModel)[-1]
+                beside = world.sent(commands.LoadBaseModel)[-1]
                 assert beside.num_copies == 0
                 assert 0 < beside.cache_tokens < alone.cache_tokens
         finally:
@@ -180,7 +180,7 @@ async def test_where_nobody_knows_the_memory_the_worker_looks_for_itself(tmp_pat
     await engine.start()
     try:
         await sample(engine, "teacher")
-        command = world.sent(messages.LoadBaseModel)[-1]
+        command = world.sent(commands.LoadBaseModel)[-1]
         assert (command.num_copies, command.cache_tokens) == (3, 0)
     finally:
         await engine.stop()
@@ -195,11 +195,11 @@ async def test_micro_batches_shrink_with_the_memory_that_is_left(tmp_path, world
         await ended(await engine.create(base="wide"))
         operation = a_pass(*[1] * 100)
         await engine.do(replace(operation, data=operation.data * 4))
-        (command,) = world.sent(messages.RunPass)
+        (command,) = world.sent(commands.RunPass)
         assert [len(batch) for batch in command.plan.micro_batches] == [2, 2]
         assert not command.plan.checkpointing
         await engine.do(a_pass(*[1] * 400))
-        assert world.sent(messages.RunPass)[-1].plan.checkpointing
+        assert world.sent(commands.RunPass)[-1].plan.checkpointing
         record = await engine.do(a_pass(*[1] * 5000))
         assert (record.status, record.error.code) == ("failed", "out_of_memory")
         assert "5000 tokens" in record.error.message

@@ -15,7 +15,8 @@ from eztinker.engine.snapshots import KEPT, Snapshots
 from eztinker.errors import StorageError
 from eztinker.store import blobs, runs
 from eztinker.store.database import Database
-from eztinker.types.messages import StateWritten, WriteState
+from eztinker.types.commands import WriteState
+from eztinker.types.events import StateWritten
 from tests.unit.engine.fake_worker import World
 from tests.unit.engine.harness import Engine, a_pass, a_step, ended
 

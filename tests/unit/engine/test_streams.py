@@ -10,7 +10,8 @@ import pytest
 from eztinker.engine.active_job import ActiveJob
 from eztinker.engine.streams import DrawnTokens, TokenStream, follow
 from eztinker.store import log
-from eztinker.types.messages import RunSample, TokensDrawn
+from eztinker.types.commands import RunSample
+from eztinker.types.events import TokensDrawn
 from eztinker.types.operations import Sample
 from eztinker.types.sampling import SamplingParams, WeightsRef
 from tests.unit.engine.fake_worker import World

@@ -13,8 +13,9 @@ from eztinker.engine import supervisor as supervisor_module
 from eztinker.engine.executors.base import WorkerDied
 from eztinker.engine.supervisor import MAX_RESTART_DELAY_S, Supervisor
 from eztinker.errors import NotFoundError, OutOfMemoryError, StorageError
-from eztinker.types import messages
-from eztinker.types.messages import ErrorInfo, WorkerSettings
+from eztinker.types import commands, events
+from eztinker.types.commands import WorkerSettings
+from eztinker.types.error_info import ErrorInfo
 from tests.unit.engine.fake_worker import World
 
 HANG_TIMEOUT_S = 0.2
@@ -24,8 +25,8 @@ class ScriptedExecutor:
     """A life in which nothing happens but what a test says."""
 
     def __init__(self, lives: list[ScriptedExecutor], start: Callable[[], None] | None) -> None:
-        self.events: asyncio.Queue[messages.Event | Exception] = asyncio.Queue()
-        self.sent: list[messages.Command] = []
+        self.events: asyncio.Queue[events.Event | Exception] = asyncio.Queue()
+        self.sent: list[commands.Command] = []
         self.was_killed = False
         self.epoch = -1
         self._start = start
@@ -35,14 +36,14 @@ class ScriptedExecutor:
         self.epoch = settings.epoch
         if self._start is not None:
             self._start()
-        self.say(messages.WorkerReady(self.epoch, 1, "cpu", 1))
+        self.say(events.WorkerReady(self.epoch, 1, "cpu", 1))
 
-    async def send(self, command: messages.Command) -> None:
+    async def send(self, command: commands.Command) -> None:
         self.sent.append(command)
-        if isinstance(command, messages.Shutdown):
+        if isinstance(command, commands.Shutdown):
             await self.kill()
 
-    async def receive(self) -> messages.Event:
+    async def receive(self) -> events.Event:
         event = await self.events.get()
         if isinstance(event, Exception):
             raise event
@@ -52,7 +53,7 @@ class ScriptedExecutor:
         self.was_killed = True
         self.events.put_nowait(WorkerDied("killed"))
 
-    def say(self, event: messages.Event) -> None:
+    def say(self, event: events.Event) -> None:
         self.events.put_nowait(event)
 
 
@@ -76,7 +77,7 @@ class Stage:
         return self.lives[number - 1]
 
     def ask(self, key: str = "job_1") -> asyncio.Task:
-        command = messages.CancelJob(key)
+        command = commands.CancelJob(key)
         request = self.supervisor.request(key, command, epoch=self.supervisor.epoch)
         return asyncio.create_task(request)  # type: ignore[arg-type]
 
@@ -90,8 +91,8 @@ async def stage() -> AsyncIterator[Stage]:
     await stage.supervisor.stop()
 
 
-def done(epoch: int, job_id: str = "job_1") -> messages.JobDone:
-    return messages.JobDone(epoch, job_id, b"result")
+def done(epoch: int, job_id: str = "job_1") -> events.JobDone:
+    return events.JobDone(epoch, job_id, b"result")
 
 
 async def test_a_request_is_answered_by_its_event(stage: Stage) -> None:
@@ -105,13 +106,13 @@ async def test_a_request_is_answered_by_its_event(stage: Stage) -> None:
 async def test_a_refusal_comes_back_as_the_error_it_was(stage: Stage) -> None:
     asked = stage.ask()
     base = asyncio.create_task(
-        stage.supervisor.request("base:nano", messages.LoadBaseModel("nano", "/x"), epoch=1)
+        stage.supervisor.request("base:nano", commands.LoadBaseModel("nano", "/x"), epoch=1)
     )
     await asyncio.sleep(0)
     error = ErrorInfo("out_of_memory", "too big", "capacity", "data", {"tokens": 3})
-    stage.lives[0].say(messages.JobFailed(1, "job_1", error))
+    stage.lives[0].say(events.JobFailed(1, "job_1", error))
     missing = ErrorInfo("not_found", "no model", "user")
-    stage.lives[0].say(messages.BaseModelFailed(1, "nano", missing))
+    stage.lives[0].say(events.BaseModelFailed(1, "nano", missing))
     with pytest.raises(OutOfMemoryError, match="too big") as caught:
         await asked
     assert (caught.value.field, caught.value.details) == ("data", {"tokens": 3})
@@ -125,7 +126,7 @@ async def test_a_late_word_of_an_earlier_epoch_is_not_heard(stage: Stage) -> Non
     asked = stage.ask()
     await asyncio.sleep(0)
     second.say(done(1))
-    second.say(messages.JobFailed(1, "job_1", ErrorInfo("x", "late")))
+    second.say(events.JobFailed(1, "job_1", ErrorInfo("x", "late")))
     await asyncio.sleep(0.02)
     assert not asked.done()
     second.say(done(2))
@@ -136,7 +137,7 @@ async def test_a_command_prepared_for_an_earlier_life_is_not_sent(stage: Stage) 
     stage.lives[0].events.put_nowait(WorkerDied("test"))
     second = await stage.life(2)
     with pytest.raises(WorkerDied):
-        await stage.supervisor.request("job_1", messages.CancelJob("job_1"), epoch=1)
+        await stage.supervisor.request("job_1", commands.CancelJob("job_1"), epoch=1)
     assert second.sent == []
 
 
@@ -166,9 +167,9 @@ async def test_nothing_is_sent_between_two_lives(stage: Stage) -> None:
     assert stage.supervisor.facts is None
     with pytest.raises(WorkerDied):
         await stage.supervisor.request(
-            "job_1", messages.CancelJob("x"), epoch=stage.lives[-1].epoch
+            "job_1", commands.CancelJob("x"), epoch=stage.lives[-1].epoch
         )
-    await stage.supervisor.tell(messages.CancelJob("lost"))
+    await stage.supervisor.tell(commands.CancelJob("lost"))
     assert all(life.sent == [] for life in stage.lives)
 
 
@@ -209,7 +210,7 @@ async def test_signs_of_life_keep_a_busy_worker(stage: Stage) -> None:
     asked = stage.ask()
     for _ in range(10):
         await asyncio.sleep(HANG_TIMEOUT_S / 5)
-        stage.lives[0].say(messages.Progress(1, "a long pass"))
+        stage.lives[0].say(events.SignOfLife(1))
     stage.lives[0].say(done(1))
     assert (await asked).job_id == "job_1"
     assert len(stage.lives) == 1
@@ -306,7 +307,7 @@ async def test_stop_asks_first_and_fails_who_waits() -> None:
     await stage.supervisor.stop()
     with pytest.raises(WorkerDied):
         await asked
-    assert isinstance(first.sent[-1], messages.Shutdown)
+    assert isinstance(first.sent[-1], commands.Shutdown)
     assert len(stage.lives) == 1
     assert stage.supervisor.num_deaths == 0
 
@@ -316,7 +317,7 @@ async def test_stop_ends_a_worker_that_does_not_leave() -> None:
     await stage.supervisor.start()
     first = await stage.life(1)
 
-    async def ignore(_command: messages.Command) -> None:
+    async def ignore(_command: commands.Command) -> None:
         await asyncio.Event().wait()
 
     first.send = ignore  # type: ignore[method-assign]
@@ -330,6 +331,6 @@ async def test_a_fake_life_is_as_good_as_a_scripted_one() -> None:
     supervisor = Supervisor(world.make_executor, WorkerSettings(epoch=4), hang_timeout_s=5)
     await supervisor.start()
     await supervisor.ready.wait()
-    answer = await supervisor.request("base:n", messages.LoadBaseModel("n", "/x"), epoch=5)
-    assert isinstance(answer, messages.BaseModelLoaded)
+    answer = await supervisor.request("base:n", commands.LoadBaseModel("n", "/x"), epoch=5)
+    assert isinstance(answer, events.BaseModelLoaded)
     await supervisor.stop()

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from eztinker.errors import ConflictError, NotFoundError
 from eztinker.store import jobs, log, runs
 from eztinker.types import codec
-from eztinker.types.messages import ErrorInfo, PassPlan
+from eztinker.types.error_info import ErrorInfo
 from eztinker.types.operations import OptimStep, SaveCheckpoint, StepResult
+from eztinker.types.plans import PassPlan
 from eztinker.types.records import RunRecord
 from eztinker.types.training import AdamParams, LoRAConfig, LossSpec
 from tests.unit.store.conftest import Run

@@ -9,7 +9,7 @@ import pytest
 from eztinker.errors import ConflictError, NotFoundError
 from eztinker.store import log, runs
 from eztinker.store.jobs import list_unfinished
-from eztinker.types.messages import ErrorInfo
+from eztinker.types.error_info import ErrorInfo
 from tests.unit.store.conftest import Run
 from tests.unit.store.test_log import a_request, a_run
 

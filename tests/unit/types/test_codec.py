@@ -14,8 +14,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from eztinker.errors import StorageError
-from eztinker.types import codec, messages
-from eztinker.types.messages import COMMAND_TYPES, EVENT_TYPES, ErrorInfo, JobDone, PassPlan
+from eztinker.types import codec, commands, events
+from eztinker.types.commands import COMMAND_TYPES
+from eztinker.types.error_info import ErrorInfo
+from eztinker.types.events import EVENT_TYPES, JobDone
 from eztinker.types.operations import (
     OPERATION_TYPES,
     RESULT_TYPES,
@@ -32,6 +34,7 @@ from eztinker.types.operations import (
     TrainingPass,
     kind_of,
 )
+from eztinker.types.plans import PassPlan
 from eztinker.types.sampling import SampledSequence, SamplingParams, WeightsRef
 from eztinker.types.training import AdamParams, Datum, LoRAConfig, LossSpec
 
@@ -51,7 +54,7 @@ EXAMPLES: list[Any] = [
     PassResult(float("inf"), 3, [np.array([-0.5, np.nan], np.float32)], {"loss:sum": -0.0}),
     SampleResult([SampledSequence([1], [-0.5], "stop")], 3, 1, None, np.zeros((2, 3), np.int64)),
     JobDone(7, "job_1", b"\x00\xff", PassPlan([[1, 0], [2]], 2, "float32"), 0.25),
-    messages.JobFailed(1, "job_1", ErrorInfo("x", "y", field=None, details={"a": [1, None]})),
+    events.JobFailed(1, "job_1", ErrorInfo("x", "y", field=None, details={"a": [1, None]})),
 ]
 
 
@@ -186,9 +189,9 @@ def test_every_kind_has_an_operation_and_a_result() -> None:
 
 def test_every_message_can_be_sent_and_every_event_carries_its_epoch() -> None:
     """The tables hold all classes of the two unions, each of which msgspec can decode."""
-    commands = {cls.__name__ for cls in messages.Command.__args__}
-    assert commands | {"WorkerSettings"} == COMMAND_TYPES.keys()
-    assert {cls.__name__ for cls in messages.Event.__args__} == EVENT_TYPES.keys()
+    sent = {cls.__name__ for cls in commands.Command.__args__}
+    assert sent | {"WorkerSettings"} == COMMAND_TYPES.keys()
+    assert {cls.__name__ for cls in events.Event.__args__} == EVENT_TYPES.keys()
     for name, cls in EVENT_TYPES.items():
         assert next(iter(dataclasses.fields(cls))).name == "epoch", name
     for cls in (*COMMAND_TYPES.values(), *EVENT_TYPES.values()):

@@ -8,14 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from eztinker.engine.worker import decoder_base
 from eztinker.types.codec import decode
-from eztinker.types.messages import (
-    BaseModelFailed,
-    BaseModelLoaded,
-    CloseRun,
-    LoadBaseModel,
-    OpenRun,
-    UnloadBaseModel,
-)
+from eztinker.types.commands import CloseRun, LoadBaseModel, OpenRun, UnloadBaseModel
+from eztinker.types.events import BaseModelFailed, BaseModelLoaded
 from eztinker.types.operations import RunCreated, SampleResult
 from eztinker.types.training import LoRAConfig
 from tests.model_factory import write_model

@@ -16,18 +16,9 @@ from eztinker.engine.executors.inline import InlineExecutor
 from eztinker.engine.executors.subprocess import SubprocessExecutor
 from eztinker.errors import StorageError
 from eztinker.types.codec import decode
+from eztinker.types.commands import COMMAND_TYPES, LoadBaseModel, OpenRun, Shutdown, WorkerSettings
+from eztinker.types.events import EVENT_TYPES, BaseModelLoaded, JobDone, WorkerReady
 from eztinker.types.framing import frame, message_of
-from eztinker.types.messages import (
-    COMMAND_TYPES,
-    EVENT_TYPES,
-    BaseModelLoaded,
-    JobDone,
-    LoadBaseModel,
-    OpenRun,
-    Shutdown,
-    WorkerReady,
-    WorkerSettings,
-)
 from eztinker.types.operations import RunCreated
 from eztinker.types.training import LoRAConfig
 from tests.worker_harness import datum
@@ -114,8 +105,9 @@ async def test_plugins_register_losses(qwen2_folder, tmp_path, monkeypatch):
 
 
 def test_frames_carry_any_message_and_refuse_unknown_ones():
-    from eztinker.types.messages import PassPlan, RunPass
+    from eztinker.types.commands import RunPass
     from eztinker.types.operations import TrainingPass
+    from eztinker.types.plans import PassPlan
     from eztinker.types.training import LossSpec
 
     command = RunPass("j", "r", 1, TrainingPass([datum(1, 5)], LossSpec()), PassPlan([[0]]))

@@ -7,15 +7,9 @@ import time
 
 import pytest
 
-from eztinker.engine.worker import failures, jobs, micro_batch, outbox
-from eztinker.types.messages import (
-    BaseModelLoaded,
-    JobDone,
-    LoadBaseModel,
-    OpenRun,
-    Progress,
-    Shutdown,
-)
+from eztinker.engine.worker import heartbeat, jobs, micro_batch, outbox
+from eztinker.types.commands import LoadBaseModel, OpenRun, Shutdown
+from eztinker.types.events import BaseModelLoaded, JobDone, SignOfLife
 from eztinker.types.training import LoRAConfig
 from tests.worker_harness import Harness, datum
 
@@ -25,8 +19,8 @@ SLOW_S = 0.4
 @pytest.fixture
 def living(qwen2_folder, monkeypatch):
     """A worker that runs in its thread, as in its process."""
-    monkeypatch.setattr(failures, "BEAT_S", 0.02)
-    monkeypatch.setattr(outbox, "_PROGRESS_S", 0.05)
+    monkeypatch.setattr(heartbeat, "BEAT_S", 0.02)
+    monkeypatch.setattr(outbox, "_QUIET_S", 0.05)
     harness = Harness(qwen2_folder)
     harness.do(OpenRun("o", "r", "m", LoRAConfig(r=2), 1))
     thread = threading.Thread(target=harness.worker.run)
@@ -56,7 +50,7 @@ def events_of(harness, command, last):
 
 
 def signs(events):
-    return sum(isinstance(event, Progress) for event in events)
+    return sum(isinstance(event, SignOfLife) for event in events)
 
 
 def test_reading_a_base_model_gives_signs_of_life(living, gpt2_folder, monkeypatch):
@@ -75,6 +69,6 @@ def test_one_long_micro_batch_gives_signs_of_life(living, monkeypatch):
 
 
 def test_a_call_that_never_returns_falls_silent(living, gpt2_folder, monkeypatch):
-    monkeypatch.setattr(failures, "MAX_UNIT_S", 0.0)
+    monkeypatch.setattr(heartbeat, "MAX_UNIT_S", 0.0)
     monkeypatch.setattr(jobs, "load_base_model", slowed(jobs.load_base_model))
     assert signs(events_of(living, LoadBaseModel("g", str(gpt2_folder)), BaseModelLoaded)) == 0

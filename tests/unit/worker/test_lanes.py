@@ -11,7 +11,8 @@ import torch
 from eztinker.engine.worker import lanes, micro_batch
 from eztinker.errors import NumericalError
 from eztinker.types.codec import decode
-from eztinker.types.messages import JobDone, JobFailed, OpenRun, RunOptimStep
+from eztinker.types.commands import OpenRun, RunOptimStep
+from eztinker.types.events import JobDone, JobFailed
 from eztinker.types.operations import OptimStep, PassResult
 from eztinker.types.training import AdamParams, LoRAConfig
 from tests.worker_harness import Harness, datum

@@ -8,7 +8,7 @@ import torch
 from eztinker.engine.memory_model import copies_bytes as predicted_bytes
 from eztinker.engine.model_shape import read_shape
 from eztinker.engine.worker import decoder
-from eztinker.types.messages import OpenRun
+from eztinker.types.commands import OpenRun
 from eztinker.types.training import LoRAConfig
 from tests.worker_harness import Harness, datum
 

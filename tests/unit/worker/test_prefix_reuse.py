@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from eztinker.engine.worker.kv_cache import PromptKV
 from eztinker.engine.worker.prefix_cache import BLOCK, PrefixCache, joined
 from eztinker.types.codec import decode
-from eztinker.types.messages import JobDone
+from eztinker.types.events import JobDone
 from eztinker.types.operations import SampleResult
 from tests.unit.worker.test_training import DATA
 from tests.worker_harness import Harness, tokens

@@ -7,7 +7,8 @@ import pytest
 
 from eztinker.engine.worker.kv_cache import KVCache
 from eztinker.engine.worker.prefill import Reader
-from eztinker.types.messages import CancelJob, JobDone
+from eztinker.types.commands import CancelJob
+from eztinker.types.events import JobDone
 from eztinker.types.operations import SampleResult
 from tests.unit.worker.test_training import DATA
 from tests.worker_harness import Harness, tokens

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from eztinker.engine.worker import micro_batch
-from eztinker.types.messages import CancelJob, JobDone, JobFailed, OpenRun, RunOptimStep
+from eztinker.types.commands import CancelJob, OpenRun, RunOptimStep
+from eztinker.types.events import JobDone, JobFailed
 from eztinker.types.operations import OptimStep
 from eztinker.types.training import AdamParams, LoRAConfig
 from tests.worker_harness import Harness, datum

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from eztinker.engine.worker import state
-from eztinker.types.messages import OpenRun, ReadState, StateWritten, WriteState
+from eztinker.types.commands import OpenRun, ReadState, WriteState
+from eztinker.types.events import StateWritten
 from eztinker.types.training import LoRAConfig
 from tests.unit.worker.test_training import DATA, same_state
 from tests.worker_harness import Harness

@@ -8,8 +8,10 @@ import torch
 
 from eztinker.engine.worker import micro_batch
 from eztinker.ops import losses
-from eztinker.types.messages import CancelJob, JobDone, JobFailed, PassPlan, RunOptimStep
+from eztinker.types.commands import CancelJob, RunOptimStep
+from eztinker.types.events import JobDone, JobFailed
 from eztinker.types.operations import OptimStep
+from eztinker.types.plans import PassPlan
 from eztinker.types.training import AdamParams, Datum
 from tests.worker_harness import Harness, datum
 

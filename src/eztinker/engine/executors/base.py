@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from eztinker.types.messages import Command, Event, WorkerSettings
+from eztinker.types.commands import Command, WorkerSettings
+from eztinker.types.events import Event
 
 
 class WorkerDied(Exception):  # noqa: N818 - an occurrence, not a mistake

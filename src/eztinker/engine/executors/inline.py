@@ -12,16 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from eztinker.engine.executors.base import WorkerDied
 from eztinker.errors import EZTinkerError
+from eztinker.types.commands import COMMAND_TYPES, Command, Shutdown, WorkerSettings
+from eztinker.types.events import EVENT_TYPES, Event, start_refused
 from eztinker.types.framing import LENGTH_BYTES, frame, message_of
-from eztinker.types.messages import (
-    COMMAND_TYPES,
-    EVENT_TYPES,
-    Command,
-    Event,
-    Shutdown,
-    WorkerSettings,
-    start_refused,
-)
 
 if TYPE_CHECKING:
     from eztinker.engine.worker.worker import Worker

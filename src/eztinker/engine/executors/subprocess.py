@@ -13,8 +13,9 @@ import socket
 import sys
 
 from eztinker.engine.executors.base import WorkerDied
+from eztinker.types.commands import Command, WorkerSettings
+from eztinker.types.events import EVENT_TYPES, Event
 from eztinker.types.framing import LENGTH_BYTES, frame, frame_length, message_of
-from eztinker.types.messages import EVENT_TYPES, Command, Event, WorkerSettings
 
 
 class SubprocessExecutor:

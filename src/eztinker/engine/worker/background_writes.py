@@ -11,7 +11,7 @@ import threading
 from eztinker.engine.worker import jobs
 from eztinker.engine.worker.outbox import Outbox
 from eztinker.engine.worker.residents import Residents
-from eztinker.types.messages import WriteState
+from eztinker.types.commands import WriteState
 
 
 class BackgroundWrites:

@@ -22,25 +22,27 @@ from eztinker.engine.worker.state import read_into, write_state
 from eztinker.engine.worker.trainer import executed_plan
 from eztinker.errors import InvalidRequestError, ServerError
 from eztinker.types.codec import encode
-from eztinker.types.messages import (
-    AdapterImported,
-    BaseModelLoaded,
+from eztinker.types.commands import (
     CloseRun,
-    Event,
     ImportAdapter,
-    JobDone,
     LoadBaseModel,
     OpenRun,
-    PassPlan,
     ReadState,
     RunEvaluate,
     RunOptimStep,
-    StateRead,
-    StateWritten,
     UnloadBaseModel,
     WriteState,
 )
+from eztinker.types.events import (
+    AdapterImported,
+    BaseModelLoaded,
+    Event,
+    JobDone,
+    StateRead,
+    StateWritten,
+)
 from eztinker.types.operations import EvaluationItem, RunCreated, Sample
+from eztinker.types.plans import PassPlan
 from eztinker.types.sampling import SamplingParams, WeightsRef
 from eztinker.types.training import resident_key
 

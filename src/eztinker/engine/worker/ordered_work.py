@@ -23,13 +23,9 @@ from eztinker.engine.worker.outbox import Outbox
 from eztinker.engine.worker.pass_group import PassGroup
 from eztinker.engine.worker.residents import Residents
 from eztinker.engine.worker.rows import SampleRequest
-from eztinker.types.messages import (
-    BaseModelFailed,
+from eztinker.types.commands import (
     CloseRun,
-    Event,
     ImportAdapter,
-    JobDone,
-    JobFailed,
     LoadBaseModel,
     OpenRun,
     ReadState,
@@ -39,6 +35,7 @@ from eztinker.types.messages import (
     UnloadBaseModel,
     WriteState,
 )
+from eztinker.types.events import BaseModelFailed, Event, JobDone, JobFailed
 
 _HANDLERS: dict[type, Callable[..., jobs.Job]] = {
     LoadBaseModel: jobs.run_load_base_model,
@@ -98,13 +95,6 @@ class OrderedWork:
         """Queue a command."""
         self.num_setups_queued += _is_setup(command)
         self._queue.append(command)
-
-    @property
-    def doing(self) -> str | None:
-        """What is being executed."""
-        if self._current is not None:
-            return type(self._current.command).__name__
-        return RunPass.__name__ if len(self._passes) else None
 
     def is_internal(self, request: SampleRequest) -> bool:
         """Whether a sampling request belongs to an evaluation, which answers for it."""

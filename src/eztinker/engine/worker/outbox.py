@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable
 
 from eztinker.engine.worker.failures import error_info
-from eztinker.types.messages import Event, JobFailed, Progress
+from eztinker.types.events import Event, JobFailed, SignOfLife
 
-_PROGRESS_S = 0.5
+_QUIET_S = 0.5
+"""After so long without an event a sign of life is due."""
 
 
 class Outbox:
@@ -42,11 +43,7 @@ class Outbox:
         """Emit that a job ended without effect."""
         self.send(JobFailed(self.epoch, job_id, error_info(error, job_id)))
 
-    @property
-    def is_quiet(self) -> bool:
-        """Whether nothing was sent for so long that a sign of life is due."""
-        return time.monotonic() - self._last_event_s >= _PROGRESS_S
-
-    def progress(self, doing: str, num_rows: int = 0) -> None:
-        """Emit a sign of life."""
-        self.send(Progress(self.epoch, doing, num_rows))
+    def show_life(self) -> None:
+        """Emit a sign of life, unless an event went out just before."""
+        if time.monotonic() - self._last_event_s >= _QUIET_S:
+            self.send(SignOfLife(self.epoch))

@@ -20,7 +20,8 @@ from eztinker.engine.worker.micro_batch import compute
 from eztinker.engine.worker.residents import Residents
 from eztinker.engine.worker.trainer import RunningPass
 from eztinker.types.codec import encode
-from eztinker.types.messages import Event, JobDone, JobFailed, RunPass
+from eztinker.types.commands import RunPass
+from eztinker.types.events import Event, JobDone, JobFailed
 
 MAX_SHARED_TOKENS = 2048
 """Tokens of several runs in one model pass; beyond that the products are large enough alone."""

@@ -19,8 +19,9 @@ from collections.abc import Callable
 from eztinker import failpoints
 from eztinker.engine.worker.allocator import keep_freed_memory
 from eztinker.errors import EZTinkerError
+from eztinker.types.commands import COMMAND_TYPES, WorkerSettings
+from eztinker.types.events import Event, start_refused
 from eztinker.types.framing import frame, read_message
-from eztinker.types.messages import COMMAND_TYPES, Event, WorkerSettings, start_refused
 
 Read = Callable[[int], bytes]
 

@@ -20,7 +20,7 @@ from eztinker.engine.worker.run_state import RunState
 from eztinker.engine.worker.sampler import Sampler
 from eztinker.engine.worker.state import ADAPTER_WEIGHTS, read_adapter
 from eztinker.errors import NotFoundError, StorageError
-from eztinker.types.messages import RunSample, WorkerSettings
+from eztinker.types.commands import RunSample, WorkerSettings
 from eztinker.types.training import Quantization, resident_key
 
 _MAX_CHECKPOINT_ADAPTERS = 8

@@ -14,7 +14,8 @@ from eztinker.engine.worker.residents import Residents
 from eztinker.engine.worker.rows import Row, SampleRequest, sample_result
 from eztinker.engine.worker.sampler import Sampler
 from eztinker.types.codec import encode
-from eztinker.types.messages import JobDone, JobFailed, RunSample, TokensDrawn
+from eztinker.types.commands import RunSample
+from eztinker.types.events import JobDone, JobFailed, TokensDrawn
 
 FEW_STREAMED = 8
 """So many streamed sequences have each token told of when it is drawn."""
@@ -44,11 +45,6 @@ class SamplingWork:
     def add(self, command: RunSample, num_setups: int) -> None:
         """Queue a request that may depend on the first ``num_setups`` set-up commands."""
         self._unpinned.append((command, num_setups))
-
-    @property
-    def num_rows(self) -> int:
-        """Sequences being generated."""
-        return sum(sampler.num_rows for sampler in set(self._residents.samplers.values()))
 
     def pin(self, num_setups_done: int) -> None:
         """Start requests whose model and run were made ready by what came before them."""

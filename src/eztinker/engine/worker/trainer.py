@@ -19,8 +19,8 @@ from eztinker.engine.worker.decoder_base import Decoder
 from eztinker.engine.worker.lora import AdapterWeights, Dropout
 from eztinker.engine.worker.pass_loss import PassLoss
 from eztinker.errors import NumericalError, OutOfMemoryError
-from eztinker.types.messages import PassPlan
 from eztinker.types.operations import PassResult, TrainingPass
+from eztinker.types.plans import PassPlan
 
 
 @dataclass(frozen=True, slots=True)

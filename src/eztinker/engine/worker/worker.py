@@ -19,22 +19,15 @@ from importlib import metadata
 from eztinker.engine.worker.allocator import IDLE_S, give_back
 from eztinker.engine.worker.background_writes import BackgroundWrites
 from eztinker.engine.worker.devices import choose_device, set_num_threads, total_memory_bytes
-from eztinker.engine.worker.failures import Heartbeat
+from eztinker.engine.worker.heartbeat import Heartbeat
 from eztinker.engine.worker.ordered_work import OrderedWork
 from eztinker.engine.worker.outbox import Outbox
 from eztinker.engine.worker.residents import Residents
 from eztinker.engine.worker.sampling_work import SamplingWork
 from eztinker.errors import CancelledError
 from eztinker.ops.losses import BUILT_IN, list_loss_functions
-from eztinker.types.messages import (
-    CancelJob,
-    Command,
-    Event,
-    RunSample,
-    Shutdown,
-    WorkerReady,
-    WorkerSettings,
-)
+from eztinker.types.commands import CancelJob, Command, RunSample, Shutdown, WorkerSettings
+from eztinker.types.events import Event, WorkerReady
 
 
 class Worker:
@@ -59,7 +52,7 @@ class Worker:
         self._writes = BackgroundWrites(self._residents, self._outbox)
         self._ordered = OrderedWork(self._residents, self._outbox, self._writes)
         self._sampling = SamplingWork(self._residents, self._outbox, self._ordered.is_internal)
-        self._heartbeat = Heartbeat(self._beat)
+        self._heartbeat = Heartbeat(self._outbox.show_life)
 
     def submit(self, command: Command) -> None:
         """Hand a command over; from any thread."""
@@ -108,8 +101,8 @@ class Worker:
         self._sampling.pin(self._ordered.num_setups_done)
         with self._heartbeat:
             has_worked = self._unit()
-        if has_worked and self._outbox.is_quiet:
-            self._outbox.progress(self._ordered.doing or "sampling", self._sampling.num_rows)
+        if has_worked:
+            self._outbox.show_life()
         return has_worked
 
     def _unit(self) -> bool:
@@ -124,11 +117,6 @@ class Worker:
                 return True
             self._training_lead_s = 0.0
         return False
-
-    def _beat(self) -> None:
-        """A sign of life from the heartbeat's thread: what changes meanwhile stays untouched."""
-        if self._outbox.is_quiet:
-            self._outbox.progress("a long unit of work")
 
     def _receive(self) -> None:
         while self._inbox:

@@ -1,7 +1,7 @@
 """``AsyncEZTinkerClient``: the same methods as ``EZTinkerClient``, to be awaited.
 
 Differs in the transport only: signatures, docstrings, requests, retries and waiting are the shared ones of
-``requests.py`` and ``flows.py``. Serves one event loop.
+``requests/`` and ``flows.py``. Serves one event loop.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
-from eztinker.client import answers, downloads, flows, requests, uploads
+from eztinker.client import answers, downloads, flows, uploads
 from eztinker.client.answers import Json
 from eztinker.client.flows import (
     DEFAULT_TIMEOUT_S,
@@ -23,7 +23,8 @@ from eztinker.client.flows import (
 from eztinker.client.jobs import AsyncJobHandle
 from eztinker.client.methods import dress
 from eztinker.client.request import Request
-from eztinker.client.requests import Prompt, Stop
+from eztinker.client.requests import checkpoints, jobs, keys, runs, sampling, service, training
+from eztinker.client.requests.sampling import Prompt, Stop
 from eztinker.client.transport import AsyncTransport, resolve_api_key, resolve_base_url
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ class AsyncEZTinkerClient:
     async def health(self) -> Json:
         """``{"status": "ok", "version", "timestamp", …}``, or an error within ten seconds."""
         timeout_s = min(HEALTH_TIMEOUT_S, self._context.timeout_s)
-        return await self._run(flows.ask(self._context, requests.health(), timeout_s))
+        return await self._run(flows.ask(self._context, service.health(), timeout_s))
 
     async def get_tokenizer(self, base_model: str | None = None) -> Any:
         """The transformers tokenizer of a base model, fetched from the server (None: of its default model)."""
@@ -152,18 +153,18 @@ class AsyncEZTinkerClient:
         """All runs, newest first: ``run_id``, ``base_model``, ``device``, ``step`` and more."""
         return await self._run(flows.all_runs(self._context, base_model))
 
-    get_models = _asks(requests.get_models)
-    get_logprobs = _asks(requests.get_logprobs)
-    create_run = _asks(requests.create_run)
-    get_log = _asks(requests.get_log)
-    delete_run = _asks(requests.delete_run)
+    get_models = _asks(service.get_models)
+    get_logprobs = _asks(sampling.get_logprobs)
+    create_run = _asks(runs.create_run)
+    get_log = _asks(runs.get_log)
+    delete_run = _asks(runs.delete_run)
 
     # Training and sampling ------------------------------------------------------------------------
 
-    forward_backward = _works(requests.forward_backward)
-    forward = _works(requests.forward)
-    optim_step = _works(requests.optim_step)
-    evaluate = _works(requests.evaluate)
+    forward_backward = _works(training.forward_backward)
+    forward = _works(training.forward)
+    optim_step = _works(training.optim_step)
+    evaluate = _works(training.evaluate)
 
     @overload
     async def sample(
@@ -203,19 +204,19 @@ class AsyncEZTinkerClient:
     ) -> list[str]: ...
     async def sample(self, *args: Any, **kwargs: Any) -> Any:
         """Written out for its overloads only."""
-        return await self._run(flows.run_job(self._context, requests.sample(*args, **kwargs)))
+        return await self._run(flows.run_job(self._context, sampling.sample(*args, **kwargs)))
 
-    dress(sample, requests.sample)
+    dress(sample, sampling.sample)
 
     # Checkpoints ----------------------------------------------------------------------------------
 
-    save_checkpoint = _works(requests.save_checkpoint)
-    load_checkpoint = _works(requests.load_checkpoint)
-    get_checkpoints = _asks(requests.get_checkpoints)
-    get_checkpoint_files = _asks(requests.get_checkpoint_files)
-    keep_checkpoint = _asks(requests.keep_checkpoint)
-    prune_checkpoints = _asks(requests.prune_checkpoints)
-    delete_checkpoint = _asks(requests.delete_checkpoint)
+    save_checkpoint = _works(checkpoints.save_checkpoint)
+    load_checkpoint = _works(checkpoints.load_checkpoint)
+    get_checkpoints = _asks(checkpoints.get_checkpoints)
+    get_checkpoint_files = _asks(checkpoints.get_checkpoint_files)
+    keep_checkpoint = _asks(checkpoints.keep_checkpoint)
+    prune_checkpoints = _asks(checkpoints.prune_checkpoints)
+    delete_checkpoint = _asks(checkpoints.delete_checkpoint)
 
     async def import_adapter(
         self,
@@ -238,7 +239,7 @@ class AsyncEZTinkerClient:
             UnsupportedError: the adapter is no plain LoRA.
             InvalidRequestError: it is damaged, or belongs to another model.
         """
-        request = requests.import_run(
+        request = runs.import_run(
             await asyncio.to_thread(uploads.adapter_archive, folder),
             base_model,
             run_id=run_id,
@@ -277,22 +278,22 @@ class AsyncEZTinkerClient:
             flows.wait_for_job(self._context, job_id, answers.outcome, timeout, polling_interval)
         )
 
-    get_job = _asks(requests.get_job)
-    get_jobs = _asks(requests.get_jobs)
-    cancel_job = _asks(requests.cancel_job)
+    get_job = _asks(jobs.get_job)
+    get_jobs = _asks(jobs.get_jobs)
+    cancel_job = _asks(jobs.cancel_job)
 
     # Keys -----------------------------------------------------------------------------------------
 
-    create_key = _asks(requests.create_key)
-    get_keys = _asks(requests.get_keys)
-    revoke_key = _asks(requests.revoke_key)
+    create_key = _asks(keys.create_key)
+    get_keys = _asks(keys.get_keys)
+    revoke_key = _asks(keys.revoke_key)
 
     # Pipelining: the same operations, answered at once by a handle ---------------------------------
 
-    submit_forward_backward = _submits(requests.forward_backward)
-    submit_forward = _submits(requests.forward)
-    submit_optim_step = _submits(requests.optim_step)
-    submit_evaluate = _submits(requests.evaluate)
-    submit_sample = _submits(requests.sample)
-    submit_save_checkpoint = _submits(requests.save_checkpoint)
-    submit_load_checkpoint = _submits(requests.load_checkpoint)
+    submit_forward_backward = _submits(training.forward_backward)
+    submit_forward = _submits(training.forward)
+    submit_optim_step = _submits(training.optim_step)
+    submit_evaluate = _submits(training.evaluate)
+    submit_sample = _submits(sampling.sample)
+    submit_save_checkpoint = _submits(checkpoints.save_checkpoint)
+    submit_load_checkpoint = _submits(checkpoints.load_checkpoint)

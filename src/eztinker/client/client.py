@@ -1,6 +1,6 @@
 """``EZTinkerClient``: the service as Python methods.
 
-Most methods are made from the functions of ``requests.py``, whose signature and docstring they take over;
+Most methods are made from the functions of ``requests/``, whose signature and docstring they take over;
 all run flows (``flows.py``) in the calling thread. ``async_client.py`` has the same methods for asyncio, and
 a test holds the two together.
 """
@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
-from eztinker.client import answers, downloads, flows, requests, uploads
+from eztinker.client import answers, downloads, flows, uploads
 from eztinker.client.answers import Json
 from eztinker.client.flows import (
     DEFAULT_TIMEOUT_S,
@@ -23,7 +23,8 @@ from eztinker.client.flows import (
 from eztinker.client.jobs import JobHandle
 from eztinker.client.methods import dress
 from eztinker.client.request import Request
-from eztinker.client.requests import Prompt, Stop
+from eztinker.client.requests import checkpoints, jobs, keys, runs, sampling, service, training
+from eztinker.client.requests.sampling import Prompt, Stop
 from eztinker.client.transport import Transport, resolve_api_key, resolve_base_url
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ class EZTinkerClient:
     def health(self) -> Json:
         """``{"status": "ok", "version", "timestamp", …}``, or an error within ten seconds."""
         timeout_s = min(HEALTH_TIMEOUT_S, self._context.timeout_s)
-        return self._run(flows.ask(self._context, requests.health(), timeout_s))
+        return self._run(flows.ask(self._context, service.health(), timeout_s))
 
     def get_tokenizer(self, base_model: str | None = None) -> Any:
         """The transformers tokenizer of a base model, fetched from the server (None: of its default model)."""
@@ -167,18 +168,18 @@ class EZTinkerClient:
         """All runs, newest first: ``run_id``, ``base_model``, ``device``, ``step`` and more."""
         return self._run(flows.all_runs(self._context, base_model))
 
-    get_models = _asks(requests.get_models)
-    get_logprobs = _asks(requests.get_logprobs)
-    create_run = _asks(requests.create_run)
-    get_log = _asks(requests.get_log)
-    delete_run = _asks(requests.delete_run)
+    get_models = _asks(service.get_models)
+    get_logprobs = _asks(sampling.get_logprobs)
+    create_run = _asks(runs.create_run)
+    get_log = _asks(runs.get_log)
+    delete_run = _asks(runs.delete_run)
 
     # Training and sampling ------------------------------------------------------------------------
 
-    forward_backward = _works(requests.forward_backward)
-    forward = _works(requests.forward)
-    optim_step = _works(requests.optim_step)
-    evaluate = _works(requests.evaluate)
+    forward_backward = _works(training.forward_backward)
+    forward = _works(training.forward)
+    optim_step = _works(training.optim_step)
+    evaluate = _works(training.evaluate)
 
     @overload
     def sample(
@@ -218,19 +219,19 @@ class EZTinkerClient:
     ) -> list[str]: ...
     def sample(self, *args: Any, **kwargs: Any) -> Any:
         """Written out for its overloads only."""
-        return self._run(flows.run_job(self._context, requests.sample(*args, **kwargs)))
+        return self._run(flows.run_job(self._context, sampling.sample(*args, **kwargs)))
 
-    dress(sample, requests.sample)
+    dress(sample, sampling.sample)
 
     # Checkpoints ----------------------------------------------------------------------------------
 
-    save_checkpoint = _works(requests.save_checkpoint)
-    load_checkpoint = _works(requests.load_checkpoint)
-    get_checkpoints = _asks(requests.get_checkpoints)
-    get_checkpoint_files = _asks(requests.get_checkpoint_files)
-    keep_checkpoint = _asks(requests.keep_checkpoint)
-    prune_checkpoints = _asks(requests.prune_checkpoints)
-    delete_checkpoint = _asks(requests.delete_checkpoint)
+    save_checkpoint = _works(checkpoints.save_checkpoint)
+    load_checkpoint = _works(checkpoints.load_checkpoint)
+    get_checkpoints = _asks(checkpoints.get_checkpoints)
+    get_checkpoint_files = _asks(checkpoints.get_checkpoint_files)
+    keep_checkpoint = _asks(checkpoints.keep_checkpoint)
+    prune_checkpoints = _asks(checkpoints.prune_checkpoints)
+    delete_checkpoint = _asks(checkpoints.delete_checkpoint)
 
     def import_adapter(
         self,
@@ -253,7 +254,7 @@ class EZTinkerClient:
             UnsupportedError: the adapter is no plain LoRA.
             InvalidRequestError: it is damaged, or belongs to another model.
         """
-        request = requests.import_run(
+        request = runs.import_run(
             uploads.adapter_archive(folder),
             base_model,
             run_id=run_id,
@@ -301,22 +302,22 @@ class EZTinkerClient:
             flows.wait_for_job(self._context, job_id, answers.outcome, timeout, polling_interval)
         )
 
-    get_job = _asks(requests.get_job)
-    get_jobs = _asks(requests.get_jobs)
-    cancel_job = _asks(requests.cancel_job)
+    get_job = _asks(jobs.get_job)
+    get_jobs = _asks(jobs.get_jobs)
+    cancel_job = _asks(jobs.cancel_job)
 
     # Keys -----------------------------------------------------------------------------------------
 
-    create_key = _asks(requests.create_key)
-    get_keys = _asks(requests.get_keys)
-    revoke_key = _asks(requests.revoke_key)
+    create_key = _asks(keys.create_key)
+    get_keys = _asks(keys.get_keys)
+    revoke_key = _asks(keys.revoke_key)
 
     # Pipelining: the same operations, answered at once by a handle ---------------------------------
 
-    submit_forward_backward = _submits(requests.forward_backward)
-    submit_forward = _submits(requests.forward)
-    submit_optim_step = _submits(requests.optim_step)
-    submit_evaluate = _submits(requests.evaluate)
-    submit_sample = _submits(requests.sample)
-    submit_save_checkpoint = _submits(requests.save_checkpoint)
-    submit_load_checkpoint = _submits(requests.load_checkpoint)
+    submit_forward_backward = _submits(training.forward_backward)
+    submit_forward = _submits(training.forward)
+    submit_optim_step = _submits(training.optim_step)
+    submit_evaluate = _submits(training.evaluate)
+    submit_sample = _submits(sampling.sample)
+    submit_save_checkpoint = _submits(checkpoints.save_checkpoint)
+    submit_load_checkpoint = _submits(checkpoints.load_checkpoint)

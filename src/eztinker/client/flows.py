@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 
 import orjson
 
-from eztinker.client import answers, requests
+from eztinker.client import answers
 from eztinker.client.answers import Answer, Json, NoAnswer
 from eztinker.client.request import Request, check_finite, run_path, segment
+from eztinker.client.requests import jobs, runs, service
 from eztinker.client.retry import Retry
 from eztinker.errors import (
     AuthError,
@@ -129,7 +130,7 @@ def all_runs(context: Context, base_model: str | None) -> Flow[list[Json]]:
     """Every run, page by page."""
     deadline_s, rows = context.deadline_s(), []
     while True:
-        request = requests.get_runs(base_model, len(rows))
+        request = runs.get_runs(base_model, len(rows))
         page = yield from exchange(context, request, deadline_s)
         rows += page["runs"]
         if not page["runs"] or len(rows) >= page.get("total", 0):
@@ -148,9 +149,9 @@ def tokenizer_files(context: Context, base_model: str | None) -> Flow[dict[str, 
     """The tokenizer of a base model; None takes the server's default model."""
     name = base_model
     if name is None:
-        models = yield from exchange(context, requests.get_models(), context.deadline_s())
+        models = yield from exchange(context, service.get_models(), context.deadline_s())
         name = str(models["default"])
-    return (yield from ask(context, requests.get_tokenizer(name)))
+    return (yield from ask(context, service.get_tokenizer(name)))
 
 
 def _until_whole(
@@ -174,7 +175,7 @@ def _until_whole(
 
 
 def _poll(context: Context, job_id: str, deadline_s: float) -> Flow[Json]:
-    request = requests.get_job(job_id).holding(_hold_s(context, deadline_s))
+    request = jobs.get_job(job_id).holding(_hold_s(context, deadline_s))
     # Whoever has a job's id knows that the server existed, so it gets the whole window to come back.
     return (yield from exchange(context, request, deadline_s, context.reconnect_window_s))
 

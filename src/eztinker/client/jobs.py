@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from eztinker.client import flows, requests
+from eztinker.client import flows
 from eztinker.client.answers import Json
 from eztinker.client.flows import Context, Flow
+from eztinker.client.requests import jobs
 from eztinker.client.transport import AsyncTransport, Transport
 
 T = TypeVar("T")
@@ -30,11 +31,11 @@ class _Parts(Generic[T]):
         return flows.wait_for_job(self.context, self.job_id, self.parse, timeout)
 
     def status(self) -> Flow[str]:
-        job = yield from flows.ask(self.context, requests.get_job(self.job_id))
+        job = yield from flows.ask(self.context, jobs.get_job(self.job_id))
         return job["status"]
 
     def cancel(self) -> Flow[Json]:
-        return flows.ask(self.context, requests.cancel_job(self.job_id))
+        return flows.ask(self.context, jobs.cancel_job(self.job_id))
 
 
 class JobHandle(Generic[T]):

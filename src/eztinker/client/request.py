@@ -1,6 +1,6 @@
 """One request as a value, and the small steps that make its path and body.
 
-Knows how names become URLs and values become JSON; no route, no connection. Called by ``requests.py``, read by
+Knows how names become URLs and values become JSON; no route, no connection. Called by ``requests/``, read by
 ``flows.py``.
 """
 

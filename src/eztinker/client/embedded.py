@@ -8,6 +8,7 @@ twin.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -25,8 +26,11 @@ from eztinker.local_access import LocalAccess
 
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 20.0
+PREDECESSOR_TIMEOUT_S = 20.0
+"""How long the server of a program that was killed may take to end, before its folder counts as another's."""
 LOG_FILE = "server.log"
 _READY_FILE = "ready-url"
+_LOCK_FILE = "lock"
 _NOT_SETTINGS = frozenset({"host", "port"})
 
 
@@ -59,6 +63,9 @@ class EmbeddedServer:
         self._scratch = Path(tempfile.mkdtemp(prefix="eztinker-"))
         self.state_dir = self._scratch / "state" if state_dir is None else Path(state_dir)
         self.state_dir.mkdir(parents=True, exist_ok=True)
+        wait_for_predecessor(self.state_dir)
+        log = self.state_dir / LOG_FILE
+        self._said_before = log.stat().st_size if log.exists() else 0
         self._process = self._start(models, environment)
         self._finalizer = weakref.finalize(self, _stop, self._process, self._scratch)
         try:
@@ -106,8 +113,8 @@ class EmbeddedServer:
         return InvalidRequestError(message) if exit_code == 2 else ServerUnreachableError(message)
 
     def _last_words(self) -> str:
-        words = (self.state_dir / LOG_FILE).read_text(encoding="utf-8", errors="replace")
-        return words[-1500:].strip() or "(nothing)"
+        said = (self.state_dir / LOG_FILE).read_bytes()[self._said_before :]
+        return said.decode("utf-8", errors="replace")[-1500:].strip() or "(nothing)"
 
     @property
     def pid(self) -> int:
@@ -122,6 +129,28 @@ class EmbeddedServer:
     def close(self) -> None:
         """Stop the server gracefully and remove what was temporary; may be called again."""
         self._finalizer()
+
+
+def wait_for_predecessor(state_dir: Path, timeout_s: float = PREDECESSOR_TIMEOUT_S) -> None:
+    """Return when no server holds the lock of a state folder, or when the time is up.
+
+    A killed program's server sees that its parent is gone and ends, but the same command may be given again before it has.
+    Whether the folder is really another's is for the server to say.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while _is_held(state_dir / _LOCK_FILE) and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+
+
+def _is_held(lock: Path) -> bool:
+    if not lock.exists():
+        return False
+    with lock.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _environment(settings: Mapping[str, Any]) -> dict[str, str]:

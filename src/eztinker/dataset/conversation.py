@@ -33,6 +33,9 @@ ROLES = {
     "tool": "tool",
 }
 _CALLS = {"function_call"}
+_NOT_TEXT = ("images", "image", "videos", "audios")
+_SHARES = {"weight": 1, "train": True}
+"""What a turn may say about its own loss, and what it must then say: every assistant's turn counts alike."""
 _NEXT = {
     "start": ("user",),
     "user": ("assistant",),
@@ -110,6 +113,9 @@ def read_conversation(data: Mapping[str, Any], default_id: str) -> ShareGPTConve
             f"{'none' if not data[present[0]] else repr(data[present[0]][0])[:80]}"
         )
     turns = data[present[0]]
+    seen = [name for name in _NOT_TEXT if data.get(name)]
+    if seen:
+        raise InvalidRequestError(f"the row has {seen[0]}, and only text is read")
     messages = [_message(turn, dialect, i) for i, turn in enumerate(turns)]
     _check_order(
         [_part(turn, dialect, message) for turn, message in zip(turns, messages, strict=True)]
@@ -130,8 +136,15 @@ def _message(turn: Any, dialect: str, index: int) -> ShareGPTMessage:
     role, text = turn[role_key], turn.get(text_key)
     if not isinstance(role, str) or role not in ROLES:
         raise InvalidRequestError(f"turn {index} has the role {role!r}; known: {', '.join(ROLES)}")
+    for name, whole in _SHARES.items():
+        if turn.get(name, whole) not in (whole, None):
+            raise InvalidRequestError(
+                f"turn {index} ({role}) has {name} {turn[name]!r}, which is not read: take the field out, or the turn"
+            )
     calls = turn.get("tool_calls") or ()
-    text = "\n".join(filter(None, [_plain_text(text), *map(_call_text, calls)]))
+    text = "\n".join(
+        filter(None, [_plain_text(text, f"turn {index} ({role})"), *map(_call_text, calls)])
+    )
     if not text.strip():
         raise InvalidRequestError(f"turn {index} ({role}) is empty")
     if role in _CALLS:
@@ -139,12 +152,24 @@ def _message(turn: Any, dialect: str, index: int) -> ShareGPTMessage:
     return ShareGPTMessage(ROLES[role], text)
 
 
-def _plain_text(content: Any) -> str:
-    """Text of a content: itself, or its text parts joined; anything else is none."""
-    if isinstance(content, list):
-        parts = (part.get("text") for part in content if isinstance(part, Mapping))
-        return "".join(part for part in parts if isinstance(part, str))
-    return content if isinstance(content, str) else ""
+def _plain_text(content: Any, where: str) -> str:
+    """Text of a content: itself, or its text parts joined; None is empty.
+
+    Raises:
+        InvalidRequestError: it is, or a part of it is, something else, such as an image.
+    """
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list):
+        raise InvalidRequestError(f"{where} is no text but {content!r:.40}")
+    texts: list[str] = []
+    for part in content:
+        text = part.get("text") if isinstance(part, Mapping) else part
+        if not isinstance(text, str):
+            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+            raise InvalidRequestError(f"{where} has a part of type {kind}, and only text is read")
+        texts.append(text)
+    return "".join(texts)
 
 
 def _call_text(call: Any) -> str:

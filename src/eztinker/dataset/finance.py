@@ -15,6 +15,7 @@ Called by the finance recipe.
 from __future__ import annotations
 
 import json
+import math
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -108,7 +109,7 @@ def read_records(path: Path, record: type[Record], *, made_by: str) -> list[Reco
 
 def _text(row: Row, name: str) -> str:
     value = row.data.get(name)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
         raise InvalidRequestError(
@@ -131,4 +132,4 @@ def as_jsonl(records: Iterable[Any]) -> str:
 def normalised_question(question: str) -> str:
     """A question without case, width, blanks and punctuation: equal for two that differ in nothing else."""
     plain = unicodedata.normalize("NFKC", question).casefold()
-    return re.sub(r"[^\w%.+\-]|_", "", plain).rstrip(".")
+    return re.sub(r"[^\w%.+\-*/×÷^<>=]|_", "", plain).rstrip(".")

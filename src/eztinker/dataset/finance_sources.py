@@ -12,6 +12,7 @@ Rows without a question or a readable answer are left out and counted. Called by
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -221,5 +222,5 @@ def _gold(data: Mapping[str, Any]) -> str:
 
 def _text(value: Any) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
+        return str(value) if math.isfinite(value) else ""  # NaN is how tables write nothing
     return value.strip() if isinstance(value, str) else ""

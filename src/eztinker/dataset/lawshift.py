@@ -131,8 +131,10 @@ def _case(row: Row, place: str) -> Case:
 def _court_verdict(row: Row, charge: str) -> Verdict:
     if charge.strip() == NOT_GUILTY:
         return ACQUITTAL
+    charges = read_charges(charge)
+    _need(row, "charge", bool(charges), f"names of charges, or {NOT_GUILTY}")
     try:
-        return Verdict(read_charges(charge), read_prison_time(row.data.get("prison_time")))
+        return Verdict(charges, read_prison_time(row.data.get("prison_time")))
     except InvalidRequestError as error:
         raise InvalidRequestError(f"{row.where}: {error.message}", field=error.field) from None
 

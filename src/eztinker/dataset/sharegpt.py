@@ -100,7 +100,10 @@ class ShareGPTDataset:
             "total_tokens": 0,
             "dialect_counts": {"from_value": 0, "role_content": 0},
         }
-        for row in _rows(self.file_path, max_samples, seed if shuffle else None):
+        rows = _rows(self.file_path, is_strict=strict)
+        if shuffle:
+            random.Random(seed).shuffle(rows)  # noqa: S311  # an order, not a secret
+        for row in rows[:max_samples]:
             self._load(row)
         if not self._conversations:
             raise InvalidRequestError(
@@ -109,8 +112,11 @@ class ShareGPTDataset:
                 field="file_path",
             )
 
-    def _load(self, row: Row) -> None:
+    def _load(self, row: Row | InvalidConversation) -> None:
         self.stats["total_loaded"] += 1
+        if isinstance(row, InvalidConversation):
+            self._leave_out(row)
+            return
         dialect = dialect_of(row.data)
         if dialect is not None:
             self.stats["dialect_counts"][dialect] += 1
@@ -125,19 +131,20 @@ class ShareGPTDataset:
                     f"{row.where}: {error.message}. Mend the row, or pass strict=False to leave such rows out.",
                     field="file_path",
                 ) from error
-            self._leave_out(row, error.message)
+            self._leave_out(InvalidConversation(row.path, row.line, error.message))
             return
         if num_tokens < self.min_length:
-            self._leave_out(row, f"{num_tokens} tokens, fewer than min_length {self.min_length}")
+            reason = f"{num_tokens} tokens, fewer than min_length {self.min_length}"
+            self._leave_out(InvalidConversation(row.path, row.line, reason))
             return
         self._conversations.append(conversation)
         self.stats["valid_conversations"] += 1
         self.stats["total_turns"] += len(conversation.messages)
         self.stats["total_tokens"] += num_tokens
 
-    def _leave_out(self, row: Row, reason: str) -> None:
+    def _leave_out(self, row: InvalidConversation) -> None:
         self.stats["invalid_conversations"] += 1
-        self.invalid.append(InvalidConversation(row.path, row.line, reason))
+        self.invalid.append(row)
 
     def _text(self, conversation: ShareGPTConversation) -> str:
         return self._tokenizer.render_chat(conversation.as_messages(), add_generation_prompt=False)
@@ -237,17 +244,22 @@ class ShareGPTDataset:
         return len(self)
 
 
-def _rows(path: Path, max_samples: int | None, seed: int | None) -> list[Row]:
+def _rows(path: Path, *, is_strict: bool) -> list[Row | InvalidConversation]:
+    """The rows of a file, and in their places the lines that are none, unless these are an error."""
     if not path.is_file():
         raise NotFoundError(
             f"No conversation file at {path}: file_path must name a JSON or JSONL file.",
             code="dataset_not_found",
             field="file_path",
         )
-    rows = list(read_rows(path))
-    if seed is not None:
-        random.Random(seed).shuffle(rows)  # noqa: S311  # an order, not a secret
-    return rows[:max_samples]
+    rows: list[Row | InvalidConversation] = []
+
+    def on_bad(line: int, reason: str) -> None:
+        rows.append(InvalidConversation(path, line, reason))
+
+    for row in read_rows(path, None if is_strict else on_bad):
+        rows.append(row)
+    return rows
 
 
 def _check_lengths(min_length: int, max_length: int) -> None:

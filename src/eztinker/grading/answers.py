@@ -52,6 +52,10 @@ _FILLER = re.compile(
     re.I,
 )
 _NEGATION = re.compile(r"(?:not\b|n't\b|no\b|不)", re.I)
+_BETWEEN = re.compile(
+    r"(?:(?:some|any)(?:where|thing)\s)?(?:between|from)\s.{1,40}\s(?:and|to)\s|(?:介于|在).{1,20}之间",
+    re.I,
+)
 _HEADING = re.compile(r"[0-9]{1,2}[.)]\s{1,3}[A-Za-z\u4e00-\u9fff]")  # "#### 1. Count the eggs"
 _SENTENCE_END = re.compile(r"\.(?=\s|$)|[。！？!?;；\n]")
 _SENTENCE = re.compile(r"[^.?!。？！\n]++[.?!。？！]?+")
@@ -207,7 +211,7 @@ def _announced(region: str) -> Answer | None:
     plain = normalise(region).strip()
     filler = _FILLER.match(plain)
     plain = plain[filler.end() :] if filler else plain
-    if _NEGATION.match(plain):
+    if _NEGATION.match(plain) or _BETWEEN.match(plain):
         return _REFUSED
     value = parse_value(plain)
     if value is not None:

@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import Literal
 
 from eztinker.errors import InvalidRequestError
-from eztinker.grading.number_words import chinese_number
+from eztinker.grading.number_words import CHINESE_NUMERALS, chinese_number
 
 XT = "XT"
 """Life imprisonment or death."""
@@ -39,10 +39,11 @@ _MAX_LINE_CHARS = 200
 
 _LEAD = re.compile(r"^[^|:]{0,40}:")
 _DECORATION = " \t*#>`\"'“”「」『』【】•。.;"
+_NO_CHARGE = re.compile(r"(?:不违规|无|没有?|(?:不|未|没有?)(?:构?成立?)?(?:犯|任何犯)?)罪?")
 _CHARGE_LEAD = re.compile(r"^(?:被告人)?(?:构成|犯(?!罪)|罪名(?:为|是)?)")
 _LIFE = re.compile(r"(?:判处)?(?:xt|无期徒刑|无期|死刑)(?:,?缓期(?:二|两|2)年执行)?(?:\(.*\))?")
 _EXEMPT = re.compile(r"(?:免予|免于|免除)刑事处罚|单处罚金")
-_NUMBER = r"(?:[0-9]+(?:\.[0-9]+)?|[零〇一二两三四五六七八九十百]+)"
+_NUMBER = rf"(?:[0-9]+(?:\.[0-9]+)?|[{CHINESE_NUMERALS}]+)"
 _SPAN = re.compile(
     rf"(?:判处)?(?:有期徒刑|拘役|管制)?(?:(?P<years>{_NUMBER}|半)年(?P<half>半)?)?(?:零|又)?"
     rf"(?:(?P<months>{_NUMBER})个?月)?(?:,?缓刑.*)?(?:\(.*\))?"
@@ -107,7 +108,7 @@ def _read_line(line: str) -> Verdict | None:
     line = line.strip()[:_MAX_LINE_CHARS].lstrip("-").strip(_DECORATION)
     if _without_lead(line) == NOT_GUILTY:
         return ACQUITTAL
-    charge, bar, term_text = line.rpartition("|")
+    charge, bar, term_text = line.partition("|")
     term = read_term(_without_lead(term_text)) if bar else None
     charges = read_charges(_without_lead(charge)) if term is not None else frozenset()
     return Verdict(charges, term) if charges and term is not None else None
@@ -119,11 +120,13 @@ def _without_lead(text: str) -> str:
 
 
 def read_charges(text: str) -> frozenset[str]:
-    """Names of charges without 罪: ``盗窃罪、诈骗罪`` -> {盗窃, 诈骗}."""
+    """Names of charges without 罪: ``盗窃罪、诈骗罪`` -> {盗窃, 诈骗}; empty where any of them says that there is none."""
     plain = re.sub(r"\s+", "", unicodedata.normalize("NFKC", text))
     plain = _CHARGE_LEAD.sub("", plain)
-    parts = (part.removesuffix("罪") for part in re.split(r"[、,;]", plain))
-    return frozenset(part for part in parts if part)
+    parts = re.split(r"[、,;]", plain)
+    if any(_NO_CHARGE.fullmatch(part) for part in parts):
+        return frozenset()
+    return frozenset(name for part in parts if (name := part.removesuffix("罪")))
 
 
 def read_term(text: str) -> Term | None:
@@ -141,16 +144,17 @@ def read_term(text: str) -> Term | None:
         return None
     if span["years"] == "半" and span["half"]:
         return None
-    years = _number(span["years"]) + (Fraction(1, 2) if span["half"] else 0)
-    return _bounded(12 * years + _number(span["months"]))
+    years, months = _number(span["years"]), _number(span["months"])
+    if years is None or months is None:
+        return None
+    return _bounded(12 * (years + (Fraction(1, 2) if span["half"] else 0)) + months)
 
 
-def _number(text: str | None) -> Fraction:
+def _number(text: str | None) -> Fraction | None:
+    """What is not written is 0; what cannot be read is None."""
     if text is None:
         return Fraction(0)
-    if text[0].isascii():
-        return Fraction(text)
-    return chinese_number(text) or Fraction(0)
+    return Fraction(text) if text[0].isascii() else chinese_number(text)
 
 
 def _bounded(months: Fraction) -> Term | None:

@@ -164,6 +164,8 @@ def _section(text: str) -> Fraction | None:
 
 
 def _joined(left: str, unit: int, right: str, last_unit: int) -> Fraction | None:
+    if len(left) > 1 and all(c in _DIGITS for c in left):
+        return None  # 二三十 is twenty or thirty
     high = _section(left) if left else Fraction(1)
     low = Fraction(0)
     if right:

@@ -74,7 +74,7 @@ _VALUE = re.compile(
     r"(?:" + _FRAC.format("f") + r"|(?P<core>" + _CORE + r")(?:"
     r"\s?" + _FRAC.format("m") + r"|\s{1,3}(?:and\s)?(?P<pn>[0-9]++)/(?P<pd>[0-9]++)(?![0-9.,/])"
     r"|\s?/\s?(?P<over>" + _CORE + r")(?!\s?/)|[eE](?P<exp>[-+]?[0-9]{1,6})(?![0-9A-Za-z])"
-    r"|\s?\*\s?10\s?(?:\^|\*\*)\s?\{?(?P<pow>[-+]?[0-9]{1,6})\}?)?)"
+    r"|\s?[*x]\s?10\s?(?:\^|\*\*)\s?\{?(?P<pow>[-+]?[0-9]{1,6})\}?)?)"
 )
 _SCALE_WORDS = {"hundred": 100, "dozen": 12, "dozens": 12, **SCALES}
 _SCALE_WORDS |= {f"{word}s": factor for word, factor in SCALES.items()}
@@ -95,6 +95,9 @@ _UNIT = re.compile(
 )
 _HEDGE = re.compile(
     r"(?:or|and|to|或者?|和|至|到|,|;|、|-|~)\s{0,3}[-+]?[$€£¥]?(?:[0-9]|\.[0-9])", re.I
+)
+_SECOND_QUANTITY = re.compile(
+    r"(?:[A-Za-z]+|[\u4e00-\u9fff]{1,3})\s?(?:and\s|,\s)?[0-9][0-9.,]*\s?(?:[A-Za-z]|[\u4e00-\u9fff])"
 )
 _WORD_HEDGE = re.compile(r"(?:or|to|and)\s+([A-Za-z]++)", re.I)
 
@@ -295,9 +298,13 @@ def _ends_cleanly(rest: str) -> bool:
         return False
     if word_hedge and english_number([word_hedge[1].lower()]):
         return False
+    if _SECOND_QUANTITY.match(stripped):  # 12 hours 30 minutes, 5元8角
+        return False
     glued = len(stripped) == len(rest)
+    if glued and stripped[0] == "." and stripped[1:2].isdigit():
+        return False
     first, second = stripped[0], stripped[1:2]
-    if first in "+*/^=<>\\{|&" or (first == "(" and glued):
+    if first in "+*/^=<>\\{|&±" or (first == "(" and glued):
         return False
     if first in "-:":
         return not stripped[1:].lstrip()[:1].isdigit()

@@ -84,13 +84,16 @@ def test_rows_that_cannot_be_used_are_counted_with_their_place(tmp_path: Path) -
         {"question": "", "answer": "3"},
         {"question": "成本？"},
         {"instruction": "x", "output": "<think>still"},
+        {"question": "税率？", "answer": float("nan")},
+        {"question": "费用？", "answer": float("inf")},
+        {"question": float("nan"), "answer": "1"},
     )
     found = read_questions([file], "custom")
     assert len(found.rows) == 1
     assert dict(found.left_out) == {
         "question given before": 1,
-        "no question": 1,
-        "no readable answer": 2,
+        "no question": 2,
+        "no readable answer": 4,
     }
     assert found.first_left_out["no readable answer"] == f"{file}:4"
 
@@ -109,6 +112,10 @@ def test_questions_are_the_same_when_only_writing_differs() -> None:
     assert normalised_question("利率5%") != normalised_question("利率5")
     assert normalised_question("净利1.5") != normalised_question("净利15")
     assert normalised_question("为-5") != normalised_question("为5")
+    assert (
+        len(set(map(normalised_question, ("求6*3", "求6/3", "求6×3", "求63", "求6<3", "求6>3"))))
+        == 6
+    )
 
 
 def test_the_pipelines_own_files_are_checked(tmp_path: Path) -> None:
@@ -123,6 +130,16 @@ def test_the_pipelines_own_files_are_checked(tmp_path: Path) -> None:
         (
             {"id": "a", "question": "q", "gold_answer": "1", "type": "poem", "source": "s"},
             "a type of",
+        ),
+        (
+            {
+                "id": "a",
+                "question": "q",
+                "gold_answer": float("nan"),
+                "type": "concept_qa",
+                "source": "s",
+            },
+            "got nan",
         ),
     ):
         with pytest.raises(InvalidRequestError, match=said):

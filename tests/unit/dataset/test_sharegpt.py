@@ -198,7 +198,33 @@ INVALID = [
     ({"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]}, "by the tool"),
     ({"messages": [{"role": "user", "content": "a"}, {"from": "gpt", "value": "b"}]}, "turn 1"),
     ({"messages": [{"role": "user", "content": "\ud800"}, {"role": "assistant", "content": "b"}]}, "surrogate"),
+    ({"messages": [{"role": "user", "content": 5}, {"role": "assistant", "content": "b"}]}, "no text"),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}]}, {"role": "assistant", "content": "b"}]}, "image_url"),
+    ({"messages": [{"role": "user", "content": "<image>a"}, {"role": "assistant", "content": "b"}], "images": ["x.png"]}, "images"),
+    ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]}, "weight"),
+    ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b", "train": False}]}, "train"),
+    (["no", "object"], "JSON object"),
 ]  # fmt: skip
+
+
+def test_lists_that_hold_nothing_to_leave_out_are_no_fault(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    turns = [{"role": "user", "content": [{"type": "text", "text": "How many?"}]},
+             {"role": "assistant", "content": "There are nine of them.", "weight": 1}]  # fmt: skip
+    path = write(tmp_path / "a.jsonl", [{"messages": turns, "images": [], "videos": None}])
+    (row,) = ShareGPTDataset(path, tokenizer)
+    assert row["messages"][0]["content"] == "How many?"
+
+
+def test_a_broken_line_is_left_out_unless_strict(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(json.dumps(DIALECT_A) + "\n{broken\n" + json.dumps(DIALECT_B) + "\n")
+    with pytest.raises(InvalidRequestError, match=r"bad\.jsonl:2: broken JSON"):
+        ShareGPTDataset(path, tokenizer)
+    dataset = ShareGPTDataset(path, tokenizer, strict=False)
+    assert (len(dataset), dataset.stats["total_loaded"], dataset.invalid[0].line) == (2, 3, 2)
+    assert len(ShareGPTDataset(path, tokenizer, strict=False, max_samples=2)) == 1
 
 
 @pytest.mark.parametrize(("row", "reason"), INVALID)

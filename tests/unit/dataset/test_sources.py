@@ -212,6 +212,13 @@ def test_rows_know_their_line_in_both_forms(tmp_path: Path) -> None:
         ('[\n{"a": 1},\n3\n]', 3),
         ('[\n{"a": 1},\n', 3),
         ('"text"', 1),
+        ('[\n{"a": 1}\n]\n[\n{"a": 2}\n]', 4),
+        ('[{"a": 1}] and more', 1),
+        ('[{"a": 1},\n' + "[" * 100_000, 2),
+        ('{"a": 1}\n{"a": ' + "9" * 5_000 + "}", 2),
+        ('[{"a": 1},\n{"a": ' + "9" * 5_000 + "}]", 2),
+        ('{"a": 1}\n{"a": "cut \\ud83d"}', 2),
+        ('[{"a": 1},\n{"a": ["\\udc00"]}]', 2),
     ],
 )
 def test_broken_rows_are_told_with_file_and_line(tmp_path: Path, text: str, line: int) -> None:
@@ -251,6 +258,7 @@ class _Tiny:
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
     from eztinker.dataset import base
 
+    list_datasets()  # what is imported later would register in the copy
     monkeypatch.setattr(base, "_registry", dict(base._registry))
 
 

@@ -29,7 +29,7 @@ THEFT = Verdict(frozenset({"盗窃"}), 36)
         ("3年6个月", 42), ("有期徒刑三年又六个月", 42), ("一年半", 18), ("半年", 6), ("六个月", 6), ("拘役四个月", 4),
         ("十五年", 180), ("二十五年", 300), ("3.5年", 42), ("有期徒刑三年，缓刑四年", 36), ("0", 0), ("免予刑事处罚", 0),
         ("XT", "XT"), ("xt", "XT"), ("无期", "XT"), ("无期徒刑", "XT"), ("死刑", "XT"), ("死刑，缓期二年执行", "XT"),
-        ("10000", "XT"), ("10001", "XT"), ("三年。", 36), ("两年", 24),
+        ("10000", "XT"), ("10001", "XT"), ("三年。", 36), ("两年", 24), ("叁年陆个月", 42), ("贰拾年", 240),
     ],
 )  # fmt: skip
 def test_terms(text: str, months: object) -> None:
@@ -37,7 +37,8 @@ def test_terms(text: str, months: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "月", "年", "三年至五年", "三年以上", "-3", "3-5年", "abc", "3.7", "0.1年", "99999", "半年半", "不违规"]
+    "text", ["", "月", "年", "三年至五年", "三年以上", "-3", "3-5年", "abc", "3.7", "0.1年", "99999", "半年半", "不违规",
+             "百年", "十十年", "二三十个月"]
 )  # fmt: skip
 def test_what_is_no_term(text: str) -> None:
     assert read_term(text) is None
@@ -61,6 +62,8 @@ def test_one_verdict_in_many_dresses(text: str) -> None:
         ("", "no_verdict"), ("我不知道", "no_verdict"), ("盗窃罪，36个月", "no_verdict"), ("| 36", "no_verdict"),
         ("盗窃罪 | 很久", "no_verdict"), ("罪名 | 月数", "no_verdict"), ("盗窃罪 | 12\n盗窃罪 | 36", "two_verdicts"),
         ("盗窃罪 | 36\n不违规", "two_verdicts"), ("<think>盗窃罪 | 36", "unfinished_thinking"), ("本案并非不违规", "no_verdict"),
+        ("盗窃罪 | 12 | 36", "no_verdict"), ("不违规 | 0", "no_verdict"), ("无罪 | 0", "no_verdict"),
+        ("不构成犯罪 | 0", "no_verdict"), ("没有犯罪 | 0", "no_verdict"), ("不违规、盗窃罪 | 36", "no_verdict"),
     ],
 )  # fmt: skip
 def test_what_is_no_verdict(text: str, reason: str) -> None:

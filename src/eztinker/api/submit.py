@@ -32,7 +32,7 @@ async def submit(
     Args:
         wait_s: how long to hold; None takes the server's default.
     """
-    job = await service.jobs.submit(
+    job = await service.submissions.submit(
         operation,
         run_id=run_id,
         idempotency_key=submission.idempotency_key,

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from eztinker.engine.executors.base import Executor, WorkerDied
-from eztinker.errors import EZTinkerError, error_from_code
+from eztinker.errors import EZTinkerError
 from eztinker.types.commands import Command, Shutdown, WorkerSettings
 from eztinker.types.error_info import ErrorInfo
 from eztinker.types.events import (
@@ -216,7 +216,7 @@ class Supervisor:
                 self.ready.set()
             case StartRefused():
                 if not self._has_lived:
-                    self.refusal = _error_of(event.error)
+                    self.refusal = event.error.as_error()
                     self.refused.set()
             case JobDone() | StateWritten() | StateRead() | AdapterImported():
                 self._answer(event.job_id, event)
@@ -242,18 +242,8 @@ class Supervisor:
     def _refuse(self, key: str, error: ErrorInfo) -> None:
         future = self._pending.get(key)
         if future is not None and not future.done():
-            future.set_exception(_error_of(error))
+            future.set_exception(error.as_error())
 
 
 def _nobody_follows(_event: TokensDrawn) -> None:
     """Until a loop takes them."""
-
-
-def _error_of(info: ErrorInfo) -> EZTinkerError:
-    return error_from_code(
-        info.code,
-        info.message,
-        category=info.category,
-        field=info.field,
-        details=info.details,
-    )

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from eztinker.engine.active_job import ActiveJob
 from eztinker.engine.run_manager import RunManager
-from eztinker.service.jobs import idempotency_scope
+from eztinker.service.submissions import idempotency_scope
 from eztinker.service.view import View
 from eztinker.store import jobs as job_rows
 from eztinker.store.database import Database

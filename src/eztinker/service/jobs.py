@@ -1,7 +1,7 @@
-"""Accepted operations: admission, identity, waiting, cancelling.
+"""Accepted operations as they are now: looking, waiting, following, cancelling.
 
-``submit`` answers only when the operation is durable. Everything a caller can do wrong is refused
-before that. Knows no wire and no tensor. Called by the routes and by ``runs.py``.
+Knows no wire and no tensor, nor how an operation is accepted (``submissions.py``). Called by the routes and by
+``runs.py``.
 """
 
 from __future__ import annotations
@@ -9,154 +9,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from typing import Self
 
-from eztinker.config import ServerConfig
 from eztinker.engine.active_job import ActiveJob
 from eztinker.engine.run_manager import RunManager
 from eztinker.engine.streams import DrawnTokens, TokenStream, follow
-from eztinker.errors import BusyError, EngineCrashError, EZTinkerError
-from eztinker.ids import new_job_id
-from eztinker.service import admission
-from eztinker.service.base_models import BaseModels
+from eztinker.errors import BusyError, EngineCrashError
 from eztinker.service.known_runs import KnownRuns
-from eztinker.service.room import Room
-from eztinker.service.sources import Sources
 from eztinker.service.view import View
 from eztinker.store import jobs as job_rows
-from eztinker.store import log as operation_log
 from eztinker.store import runs
 from eztinker.store.database import Database
-from eztinker.types.error_info import ErrorInfo
 from eztinker.types.operations import (
     CheckpointSaved,
     Operation,
-    Sample,
 )
-from eztinker.types.principal import LOCAL_OWNER, Principal
 from eztinker.types.records import FINAL_STATUSES, JobRecord, RunRecord
 
 
 class Jobs(View):
     """Jobs of a server."""
 
-    def __init__(
-        self,
-        config: ServerConfig,
-        database: Database,
-        engine: RunManager,
-        base_models: BaseModels,
-    ) -> None:
-        self._config = config
+    def __init__(self, database: Database, engine: RunManager) -> None:
         self._database = database
         self._engine = engine
-        self._base_models = base_models
         self._known_runs = KnownRuns(database)
-        self._room = Room(config.limits, engine)
-        self._sources = Sources(database, engine)
-
-    def seen_by(self, principal: Principal) -> Self:
-        """As in ``View``, with the base models that this principal may name."""
-        view = super().seen_by(principal)
-        view._base_models = self._base_models.seen_by(principal)
-        return view
-
-    async def submit(
-        self,
-        operation: Operation,
-        *,
-        run_id: str | None,
-        idempotency_key: str | None = None,
-        request_digest: str = "",
-        seq: int | None = None,
-        streamed: bool = False,
-    ) -> JobRecord:
-        """Check an operation, log it, queue it.
-
-        Args:
-            run_id: the run it belongs to; None for sampling from a bare base model.
-            idempotency_key: the same key again on the same run answers with the first job.
-            request_digest: tells a repeated request from another one under the same key.
-            seq: the caller's number of it in the run; None takes the next one.
-            streamed: its tokens can be followed while it runs (sampling only).
-
-        Raises:
-            UserError: nothing was logged.
-            CapacityError: queues or disk are full; nothing was logged.
-        """
-        run = await self._run_in_sight(operation, run_id)
-        owner = self.principal.owner if run is None else run.owner
-        request = operation_log.Request(
-            job_id=new_job_id(),
-            run_id=run_id,
-            operation=operation,
-            ordered=not isinstance(operation, Sample),
-            created_at_s=time.time(),
-            idempotency_key=idempotency_key,
-            digest=request_digest,
-            seq=seq,
-            owner=owner,
-        )
-        scope = idempotency_scope(run_id, owner)
-        try:
-            await self._admit(operation, run, seq=seq, owner=owner)
-        except EZTinkerError:
-            # A repeated request may be refused by what its first copy has done (a saved name).
-            known = await self._database.read(
-                lambda connection: operation_log.find(connection, request, scope=scope)
-            )
-            if known is None:
-                raise
-            return await self.get(known.job_id)
-        # A caller who hangs up in between must not leave a logged job that nobody has queued.
-        return await asyncio.shield(self._log_and_queue(request, scope, streamed))
-
-    async def _log_and_queue(
-        self, request: operation_log.Request, scope: str, streamed: bool
-    ) -> JobRecord:
-        appended = await self._database.write(
-            lambda connection: operation_log.append(connection, request, scope=scope)
-        )
-        if appended.is_new:
-            return self._seen(self._engine.submit(appended, streamed=streamed))
-        return await self.get(appended.job.job_id)
-
-    async def submit_refused(
-        self,
-        error: EZTinkerError,
-        *,
-        run_id: str,
-        kind: str,
-        seq: int,
-        request_digest: str,
-    ) -> JobRecord:
-        """Use up a caller's number for a request that was refused, so that later ones can run.
-
-        Returns:
-            A failed job with the error, or the job that an earlier copy of the request made.
-
-        Raises:
-            NotFoundError: there is no such run.
-            ConflictError: the number was used for another request.
-        """
-        info = ErrorInfo.of(error)
-        owner = (await self.run(run_id)).owner
-        refusal = operation_log.Refusal(
-            new_job_id(), run_id, seq, kind, info, request_digest, owner
-        )
-        # As in submit: a caller who hangs up must not leave behind a number that releases nothing.
-        return await asyncio.shield(self._log_refusal(refusal))
-
-    async def _log_refusal(self, refusal: operation_log.Refusal) -> JobRecord:
-        at_s = time.time()
-        stored, next_seq = await self._database.write(
-            lambda connection: operation_log.append_refused(connection, refusal, at_s=at_s)
-        )
-        self._engine.release(refusal.run_id, next_seq)
-        return self._as_seen_now(stored)
 
     async def wait(self, job_id: str, timeout_s: float) -> JobRecord:
         """The job when it has ended, or as it is after ``timeout_s`` or when the server is being stopped.
@@ -171,7 +49,7 @@ class Jobs(View):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if timeout_s == math.inf else timeout_s):
                     await active.ended.wait()
-        return self._seen(active)
+        return self.seen(active)
 
     async def wait_for_end(self, job_id: str) -> JobRecord:
         """The job when it has ended, however long that takes.
@@ -230,7 +108,7 @@ class Jobs(View):
         """
         active = self._active(job_id)
         if active is not None:
-            return self._seen(active)
+            return self.seen(active)
         return self._shown((await self._stored(job_id)).record())
 
     async def operation(self, job_id: str) -> Operation:
@@ -256,7 +134,7 @@ class Jobs(View):
                 connection, run_id=run_id, status=status, limit=limit, offset=offset, owner=owner
             )
         )
-        return [self._as_seen_now(job) for job in stored], total
+        return [self.as_seen_now(job) for job in stored], total
 
     async def log(self, run_id: str, *, after_seq: int, limit: int) -> list[JobRecord]:
         """What a run has done: its numbered operations that have ended, in order.
@@ -317,57 +195,10 @@ class Jobs(View):
         """The run was deleted."""
         self._known_runs.forget(run_id)
 
-    async def _run_in_sight(self, operation: Operation, run_id: str | None) -> RunRecord | None:
-        """The run that an operation belongs to; None for samples of a checkpoint or a bare model.
-
-        Raises:
-            NotFoundError: code ``run_not_found``.
-        """
-        if isinstance(operation, Sample) and (run_id is None or operation.weights.checkpoint):
-            return None
-        assert run_id is not None
-        return await self.run(run_id)
-
-    async def need_source(self, operation: Operation) -> None:
-        """Refuse a checkpoint that is not in sight; one that a run in sight may yet save passes.
-
-        Raises:
-            NotFoundError: code ``checkpoint_not_found``.
-        """
-        await self._sources.need_in_sight(operation, self.principal)
-
-    # Admission ------------------------------------------------------------------------------------
-
-    async def _admit(
-        self, operation: Operation, run: RunRecord | None, *, seq: int | None, owner: str
-    ) -> None:
-        """Refuse what cannot succeed.
-
-        Args:
-            run: it belongs to; None for samples of a checkpoint or a bare model.
-            seq: the caller's number; None if nothing comes between what the database says now and the
-                operation. Before a number, others may still arrive and save what it names.
-        """
-        await self.need_source(operation)
-        if run is None:
-            assert isinstance(operation, Sample)
-            base_model = operation.weights.base_model
-        else:
-            base_model = run.base_model
-        base = await self._base_models.resolve(base_model)
-        admission.check(
-            operation,
-            base=base,
-            limits=self._config.limits,
-            extra_losses=self._engine.loss_functions,
-        )
-        if seq is None:
-            await self._sources.check(operation, run.run_id if run else None)
-        self._room.check(run.run_id if run else None, owner, seq)
-
     # Views ----------------------------------------------------------------------------------------
 
-    def _seen(self, active: ActiveJob) -> JobRecord:
+    def seen(self, active: ActiveJob) -> JobRecord:
+        """A job that has not ended, with its place in the queue."""
         position = self._engine.position(active.record.job_id)
         if position is None:
             return self._shown(active.record)
@@ -378,9 +209,10 @@ class Jobs(View):
             estimated_wait_s=position.wait_s,
         )
 
-    def _as_seen_now(self, stored: job_rows.StoredJob) -> JobRecord:
+    def as_seen_now(self, stored: job_rows.StoredJob) -> JobRecord:
+        """A job that the database may know less of than the engine."""
         active = self._engine.active(stored.job_id)
-        return self._shown(stored.record()) if active is None else self._seen(active)
+        return self._shown(stored.record()) if active is None else self.seen(active)
 
     def _shown(self, record: JobRecord) -> JobRecord:
         """Tenants do not learn where on this machine their files lie."""
@@ -393,7 +225,7 @@ class Jobs(View):
         self, run_id: str | None, status: str, limit: int, offset: int
     ) -> tuple[list[JobRecord], int]:
         found = [
-            self._seen(active)
+            self.seen(active)
             for active in self._engine.all_active()
             if active.record.status == status
             and run_id in (None, active.record.run_id)
@@ -401,8 +233,3 @@ class Jobs(View):
         ]
         newest_first = found[::-1]
         return newest_first[offset : offset + limit], len(found)
-
-
-def idempotency_scope(run_id: str | None, owner: str) -> str:
-    """Within which idempotency keys are unique: a run, and what an owner does outside of runs."""
-    return (run_id or "") if owner == LOCAL_OWNER else f"{owner}/{run_id or ''}"

@@ -1,6 +1,6 @@
 """Room for jobs: how many may wait, in all, of a run, of an owner, and for a number that has not arrived.
 
-Knows no operation. Called by ``jobs.py`` before an operation is logged.
+Knows no operation. Called by ``submissions.py`` before an operation is logged.
 """
 
 from __future__ import annotations

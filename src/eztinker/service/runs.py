@@ -16,13 +16,15 @@ import sqlalchemy as sa
 
 from eztinker.config import ServerConfig
 from eztinker.engine.run_manager import RunManager
-from eztinker.errors import BusyError, StorageError, TooLargeError, error_from_code
+from eztinker.errors import BusyError, StorageError, TooLargeError
 from eztinker.ids import check_name, new_job_id, new_run_id
 from eztinker.service import admission
 from eztinker.service.base_models import BaseModels
 from eztinker.service.bounds import check_metadata
-from eztinker.service.jobs import Jobs, idempotency_scope
+from eztinker.service.jobs import Jobs
 from eztinker.service.quantized_names import quantization_for
+from eztinker.service.sources import Sources
+from eztinker.service.submissions import idempotency_scope
 from eztinker.service.view import View
 from eztinker.store import jobs as job_rows
 from eztinker.store import log as operation_log
@@ -53,6 +55,7 @@ class Runs(View):
         self._engine = engine
         self._base_models = base_models
         self._jobs = jobs
+        self._sources = Sources(database, engine)
 
     def seen_by(self, principal: Principal) -> Self:
         """As in ``View``, with everything it asks on the principal's behalf."""
@@ -133,7 +136,7 @@ class Runs(View):
             config_field="loss_config",
         )
         check_metadata(user_metadata, field="user_metadata")
-        await self._jobs.need_source(operation)
+        await self._sources.need_in_sight(operation, self.principal)
         run = RunRecord(
             run_id=run_id,
             base_model=operation.base_model,
@@ -283,14 +286,7 @@ class Runs(View):
     async def _wait_for(self, job_id: str) -> RunRecord:
         record = await self._jobs.wait_for_end(job_id)
         if record.error is not None:
-            error = record.error
-            raise error_from_code(
-                error.code,
-                error.message,
-                category=error.category,
-                field=error.field,
-                details=error.details,
-            )
+            raise record.error.as_error()
         if record.run_id is None:
             raise StorageError(f"Job {job_id} made no run.")
         return await self.get(record.run_id)

@@ -30,6 +30,7 @@ from eztinker.service.quantized_names import check_quantization
 from eztinker.service.runs import Runs
 from eztinker.service.samplers import Samplers
 from eztinker.service.sessions import Sessions
+from eztinker.service.submissions import Submissions
 from eztinker.service.view import View
 from eztinker.store.database import Database
 from eztinker.store.newest import newest_time_s
@@ -51,7 +52,7 @@ class Service:
 
     Attributes:
         config: its settings.
-        base_models, runs, jobs, checkpoints, imports: what can be asked for.
+        base_models, runs, submissions, jobs, checkpoints, imports: what can be asked for.
         sessions, samplers, completions: what clients of the Tinker protocol name besides.
         accounts: who may ask.
         principal: for whom it is; see ``seen_by``.
@@ -66,7 +67,10 @@ class Service:
         self._engine = RunManager(
             config, self._database, make_executor, resolve=self.base_models.resolve
         )
-        self.jobs = Jobs(config, self._database, self._engine, self.base_models)
+        self.jobs = Jobs(self._database, self._engine)
+        self.submissions = Submissions(
+            config, self._database, self._engine, self.base_models, self.jobs
+        )
         self.runs = Runs(config, self._database, self._engine, self.base_models, self.jobs)
         self.checkpoints = Checkpoints(config, self._database)
         self.imports = Imports(

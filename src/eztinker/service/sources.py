@@ -1,6 +1,6 @@
 """Checkpoints that an operation reads or would write over, as far as the database knows them before it is logged.
 
-Called by ``jobs.py``.
+Called by ``submissions.py`` and ``runs.py``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """An error as plain data: what crosses the boundary to a worker's process and what the log keeps of a failed job.
 
-Knows nothing of what raised it. Made where a job or a start fails, shown by ``api/errors.py``.
+Knows nothing of what raised it. Made where a job or a start fails, raised again where someone waits for it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import Any, Self
 
-from eztinker.errors import EZTinkerError
+from eztinker.errors import EZTinkerError, error_from_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +26,13 @@ class ErrorInfo:
     def of(cls, error: EZTinkerError) -> Self:
         """What there is to say of an error."""
         return cls(error.code, error.message, error.category, error.field, error.details)
+
+    def as_error(self) -> EZTinkerError:
+        """The error again, to be raised."""
+        return error_from_code(
+            self.code,
+            self.message,
+            category=self.category,
+            field=self.field,
+            details=self.details,
+        )

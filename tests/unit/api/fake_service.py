@@ -49,7 +49,7 @@ class FakeService:
         self.config = config
         self.base_models = BaseModels(config)
         self.runs = FakeRuns(self)
-        self.jobs = FakeJobs(self)
+        self.submissions = self.jobs = FakeJobs(self)
         self.checkpoints = FakeCheckpoints(self)
         self.accounts = Accounts(config, NoDatabase())  # pyright: ignore[reportArgumentType]
         self.started = 0
@@ -136,7 +136,7 @@ class FakeRuns:
 
 
 class FakeJobs:
-    """Jobs end at once; with ``hold`` they stay queued until it is set."""
+    """Takes operations and stands for the jobs they become. Jobs end at once; with ``hold`` they stay queued until it is set."""
 
     def __init__(self, service: FakeService) -> None:
         self.service = service

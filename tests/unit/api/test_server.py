@@ -128,7 +128,7 @@ async def test_a_full_queue_says_when_to_come_back(
     async def full(*_: Any, **__: Any) -> None:
         raise errors.BusyError("full", retry_after_s=1.2)
 
-    monkeypatch.setattr(service.jobs, "submit", full)
+    monkeypatch.setattr(service.submissions, "submit", full)
     answer = await client.post(f"/v1/runs/{run_id}/optim_step")
     assert answer.status_code == 429
     assert answer.headers["Retry-After"] == "2"

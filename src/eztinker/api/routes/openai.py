@@ -26,7 +26,7 @@ from eztinker.api.openai.streams import EventStream, events
 from eztinker.api.openapi import takes
 from eztinker.api.prompts import chosen_seed
 from eztinker.api.routes.models import list_models, model_fields
-from eztinker.errors import EZTinkerError, StorageError, error_from_code
+from eztinker.errors import EZTinkerError, StorageError
 from eztinker.models.answers import ModelAnswer
 from eztinker.models.openai import (
     ChatCompletionAnswer,
@@ -126,7 +126,7 @@ async def _submit(
         for index, operation in enumerate(operations):
             key = submission.idempotency_key
             jobs.append(
-                await service.jobs.submit(
+                await service.submissions.submit(
                     operation,
                     run_id=weights.run_id,
                     idempotency_key=f"{key}#{index}" if key and index else key,
@@ -146,14 +146,7 @@ async def _results(service: ServiceDep, asked: Asked) -> list[SampleResult]:
     for job_id in asked.job_ids:
         job = await service.jobs.wait_for_end(job_id)
         if job.error is not None:
-            error = job.error
-            raise error_from_code(
-                error.code,
-                error.message,
-                category=error.category,
-                field=error.field,
-                details=error.details,
-            )
+            raise job.error.as_error()
         if not isinstance(job.result, SampleResult):
             raise StorageError(f"Job {job_id} ended without an answer.")
         results.append(job.result)

@@ -91,7 +91,7 @@ async def submit_numbered(
         operation = make()
         if isinstance(operation, Awaitable):
             operation = await operation
-        job = await call.service.jobs.submit(
+        job = await call.service.submissions.submit(
             operation, run_id=model_id, seq=seq_id, request_digest=call.digest
         )
     except (CapacityError, ConflictError):
@@ -110,7 +110,7 @@ async def submit_numbered(
     else:
         return promise(job)
     return promise(
-        await call.service.jobs.submit_refused(
+        await call.service.submissions.refuse(
             _in_words_of_this_wire(refusal),
             run_id=model_id,
             kind=kind,

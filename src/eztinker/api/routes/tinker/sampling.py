@@ -56,7 +56,7 @@ async def asample(call: Call) -> Response:
     sampler = await call.service.samplers.get(body.sampling_session_id)
     base = await resolve_base(call.service, sampler.base_model)
     weights = await call.service.samplers.weights(sampler)
-    job = await call.service.jobs.submit(
+    job = await call.service.submissions.submit(
         samples.sample(body, weights, base),
         run_id=sampler.run_id,
         idempotency_key=samples.identity(body),

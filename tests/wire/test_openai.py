@@ -311,7 +311,7 @@ def test_what_is_not_here_is_refused_by_name(plain, path, body, refused) -> None
 
 
 def test_fields_that_ask_for_nothing_are_accepted(ai) -> None:
-    ai.chat.completions.create(
+    answer = ai.chat.completions.create(
         model=CHAT,
         messages=MESSAGES,
         max_tokens=1,
@@ -327,6 +327,8 @@ def test_fields_that_ask_for_nothing_are_accepted(ai) -> None:
         stop=None,
         n=None,
     )
+    assert [choice.finish_reason for choice in answer.choices] == ["length"]
+    assert answer.choices[0].message.tool_calls is None
 
 
 BAD_BODIES = {

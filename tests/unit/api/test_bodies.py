@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from typing import Any
 
@@ -52,12 +51,15 @@ def test_what_is_there_once_is_read(content: dict[str, Any], indent: int | None)
     assert parse(json.dumps(content, indent=indent).encode(), Anything).model_extra == content
 
 
-@pytest.mark.parametrize(
-    "value",
-    ["9" * 6000, "1e400000", '"' + 'a\\":' * 1000 + '"', "[" * 900 + '{"b" :1}' + "]" * 900],
-)
+@pytest.mark.parametrize("value", ['"' + 'a\\":' * 1000 + '"', "[" * 900 + '{"b" :1}' + "]" * 900])
 def test_a_second_look_takes_what_the_first_one_took(value: str) -> None:
-    """Numbers without end and deep nesting are the first parser's affair."""
-    body = f'{{"a" : {value}}}'.encode()
-    with contextlib.suppress(InvalidRequestError):
-        parse(body, Anything)
+    """Deep nesting is the first parser's affair."""
+    read = parse(f'{{"a" : {value}}}'.encode(), Anything)
+    assert read.model_extra == {"a": json.loads(value)}
+
+
+@pytest.mark.parametrize("value", ["9" * 6000, "1e400000"])
+def test_a_number_without_end_is_refused_at_the_first_look(value: str) -> None:
+    with pytest.raises(InvalidRequestError, match="not strict JSON") as caught:
+        parse(f'{{"a" : {value}}}'.encode(), Anything)
+    assert caught.value.code == "invalid_json"

@@ -288,8 +288,11 @@ def test_never_raises(text: str, truth: str, question: str) -> None:
 @given(st.binary(max_size=60))
 def test_never_raises_on_surrogates(data: bytes) -> None:
     text = data.decode("utf-8", "surrogateescape")
-    grade_math(text, "18", text, use_math_verify=False)
-    grade_math("18", text, use_math_verify=False)
+    for grade in (
+        grade_math(text, "18", text, use_math_verify=False),
+        grade_math("18", text, use_math_verify=False),
+    ):
+        assert grade.is_correct == (grade.score == 1.0)
 
 
 @pytest.mark.parametrize("text", [None, 18, b"18", ["18"]])

@@ -159,8 +159,9 @@ def test_success_follows_the_law_in_the_prompt(label, split, right, wrong) -> No
     )
 )
 def test_reading_never_raises(text: str) -> None:
-    read_verdict(text)
-    grade_verdict(text, THEFT)
+    read, grade = read_verdict(text), grade_verdict(text, THEFT)
+    assert (grade.reason if grade.verdict is None else grade.verdict) == read
+    assert grade.is_correct == (read == THEFT)
 
 
 @given(st.integers(0, 1200))

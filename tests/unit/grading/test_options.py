@@ -63,5 +63,8 @@ def test_a_reference_that_is_no_option_is_an_error():
 
 @settings(deadline=None)
 @given(st.text(max_size=300))
-def test_it_never_raises(text: str):
-    grade_option(text, "B", OPTIONS)
+def test_any_text_has_a_grade_of_an_option_or_of_none(text: str):
+    grade = grade_option(text, "B", OPTIONS)
+    assert grade.pred_answer in (None, *OPTIONS)
+    assert grade.is_correct == (grade.pred_answer == "B") == (grade.score == 1.0)
+    assert (grade.confidence == 0.0) == (grade.pred_answer is None)

@@ -377,6 +377,7 @@ def test_close_is_idempotent_and_may_come_before_open(tmp_path: Path, database: 
     database.close()
     database.close()
     Database(tmp_path / "never").close()
+    assert not (tmp_path / "never").exists()
 
 
 async def test_a_closed_database_refuses_and_does_not_hang(database: Database) -> None:

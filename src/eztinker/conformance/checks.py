@@ -1,4 +1,4 @@
-"""What a check is: a function that measures and expects, and the table that all are entered in.
+"""What a check is: a function that measures and expects (``expectations.py``), and the table that all are entered in.
 
 Knows no protocol. Used by the ``*_checks.py`` files beside it and by ``runner.py``.
 """
@@ -7,22 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from eztinker.conformance.target import Target
+from eztinker.conformance.target import Target
 
 Figures = dict[str, Any]
 """What a check has measured, by name; units stand in the names."""
-CheckFunction = Callable[["Target"], "Figures | None"]
-
-
-class Mismatch(Exception):  # noqa: N818 - it is no error of ours but a finding
-    """The server did something else than the protocol says."""
-
-
-class NotOffered(Exception):  # noqa: N818
-    """The server says itself that it does not offer this part."""
+CheckFunction = Callable[[Target], Figures | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +42,3 @@ def check(group: str) -> Callable[[CheckFunction], CheckFunction]:
         return function
 
     return enter
-
-
-def expect(holds: bool, what: str, got: Any = "") -> None:
-    """Go on if ``holds``.
-
-    Raises:
-        Mismatch: saying what was expected and what came.
-    """
-    if not holds:
-        raise Mismatch(f"expected {what}" + (f", got {str(got)[:300]}" if got != "" else ""))
-
-
-def expect_close(actual: float, expected: float, *, within: float, what: str) -> float:
-    """Go on if two numbers differ by at most ``within``, relative to 1 or the larger one; their difference."""
-    difference = abs(actual - expected) / max(1.0, abs(expected))
-    expect(difference <= within, f"{what} {expected:.6g} (within {within:g})", f"{actual:.6g}")
-    return difference

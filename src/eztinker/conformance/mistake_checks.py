@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import numpy as np
 
-from eztinker.conformance.checks import Figures, Mismatch, check, expect
+from eztinker.conformance.checks import Figures, check
+from eztinker.conformance.expectations import Mismatch, expect
 from eztinker.conformance.target import REFUSALS, Refused, Target, datum
 
 _GROUP = "mistakes"

@@ -7,7 +7,8 @@ import time
 
 import httpx
 
-from eztinker.conformance.checks import Figures, Mismatch, check, expect
+from eztinker.conformance.checks import Figures, check
+from eztinker.conformance.expectations import Mismatch, expect
 from eztinker.conformance.target import Refused, Target, datum, logprobs, pass_message, request_id
 
 _GROUP = "promises"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import httpx
 
-from eztinker.conformance.checks import check, expect
+from eztinker.conformance.checks import check
+from eztinker.conformance.expectations import expect
 from eztinker.conformance.target import Model, Target
 
 _GROUP = "checkpoints"

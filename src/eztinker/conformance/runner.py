@@ -20,7 +20,8 @@ from eztinker.conformance import (  # noqa: F401 - each enters its checks into t
     start_checks,
     training_checks,
 )
-from eztinker.conformance.checks import CHECKS, Check, Figures, Mismatch, NotOffered
+from eztinker.conformance.checks import CHECKS, Check, Figures
+from eztinker.conformance.expectations import Mismatch, NotOffered
 from eztinker.conformance.target import Refused, Target
 from eztinker.errors import InvalidRequestError, ServerUnreachableError
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from eztinker.conformance.checks import Figures, NotOffered, check, expect
+from eztinker.conformance.checks import Figures, check
+from eztinker.conformance.expectations import NotOffered, expect
 from eztinker.conformance.target import Target, datum, logprobs
 
 _GROUP = "sampling"

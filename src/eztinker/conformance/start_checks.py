@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from eztinker.conformance.checks import Figures, check, expect
+from eztinker.conformance.checks import Figures, check
+from eztinker.conformance.expectations import expect
 from eztinker.conformance.target import Target
 
 _GROUP = "start"

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from eztinker.conformance.checks import Mismatch, expect
+from eztinker.conformance.expectations import Mismatch, expect
 from eztinker.models.proto.tinker_public import (
     DTYPES,
     ForwardBackwardOutput,

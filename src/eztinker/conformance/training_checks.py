@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from eztinker.conformance.checks import Figures, check, expect, expect_close
+from eztinker.conformance.checks import Figures, check
+from eztinker.conformance.expectations import expect, expect_close
 from eztinker.conformance.target import Model, Target, datum, logprobs
 
 _GROUP = "training"

@@ -80,7 +80,7 @@ def get_dataset(name: str, **kwargs: Any) -> Dataset:
         if Path(name).suffix or Path(name).exists():
             hint = " A file of your own goes into train_file (sft, dpo, reward_model) or data_path beside the name of its format."
         raise NotFoundError(
-            f"No data set named {name!r}. Known: {', '.join(sorted(_registry))}.{hint}",
+            f"No data set named {name!r}. Known: {', '.join(list_datasets())}.{hint}",
             code="dataset_unknown",
             field="name",
         )

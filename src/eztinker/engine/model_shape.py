@@ -43,7 +43,6 @@ class ModelShape:
         largest_linear: numbers of the largest linear layer.
         lora_width: sum of inputs and outputs over those layers; times the rank, an adapter's numbers.
         num_linear_outputs: sum of their outputs.
-        num_linear_layers: how many.
         stored_item_bytes: of the widest type in the files.
         hidden, inner, num_layers, num_heads, num_kv_heads, head_size, vocab_size: as usual.
     """
@@ -53,7 +52,6 @@ class ModelShape:
     largest_linear: int
     lora_width: int
     num_linear_outputs: int
-    num_linear_layers: int
     stored_item_bytes: int
     hidden: int
     inner: int
@@ -90,7 +88,6 @@ def read_shape(folder: Path) -> ModelShape:
         largest_linear=max(map(math.prod, linear.values()), default=0),
         lora_width=sum(map(sum, linear.values())),
         num_linear_outputs=sum(shape[0] for shape in linear.values()),
-        num_linear_layers=len(linear),
         stored_item_bytes=max(_ITEM_BYTES.get(kind, 4) for kind, _ in tensors.values()),
         **_sizes(config, folder),
     )

@@ -57,11 +57,6 @@ class Amount:
     places: int | None = None
 
     @property
-    def worth(self) -> Fraction:
-        """The plain number: 8,000,000 of ``800万元``, 1/8 of ``12.5%``."""
-        return self.number / 100 if self.is_percent else self.number * (self.scale or 1)
-
-    @property
     def slack(self) -> Fraction:
         """Half of the last decimal written, in units of ``number``; 0 for a whole number."""
         return Fraction(1, 2 * 10**self.places) if self.places else Fraction(0)

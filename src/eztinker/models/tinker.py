@@ -3,7 +3,7 @@
 The official client changes quickly and sends fields that mean nothing yet: one that we do not know is
 accepted while it says nothing (null, false, 0, "", [] or {}) and refused by name otherwise, so that
 nothing asked for is silently ignored. What only describes the client (telemetry, start-up) is not
-read. No conversion happens here. Parsed by ``api/tinker/bodies.py``.
+read. No conversion happens here. Parsed by ``api/tinker/endpoint.py``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Sequences of different length as one pass: padded rows when little is wasted, else one packed row.
 
 Plain index arithmetic on numpy arrays. Knows no attention and no loss; called by
-``engine/worker/micro_batch.py``, ``evaluation.py`` and ``sampler.py``.
+the files of ``engine/worker/`` that feed a decoder.
 
 Axes: B rows of the pass, T positions of a row, N = B·T flat rows.
 """

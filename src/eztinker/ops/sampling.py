@@ -259,16 +259,6 @@ def keep_top_p(probabilities_RC: Tensor, top_p_R: Tensor, mass_R: Tensor) -> Non
     probabilities_RC.masked_fill_(beyond & (top_p_R < 1)[:, None], 0)
 
 
-def draw_two_level(probabilities_RV: Tensor, uniforms_R: Tensor) -> Tensor:
-    """Token ids [R] by inverting the cumulative distribution; rows need not sum to exactly 1."""
-    num_rows, vocab_size = probabilities_RV.shape
-    missing = -vocab_size % _BLOCK
-    if missing:
-        probabilities_RV = torch.nn.functional.pad(probabilities_RV, (0, missing))
-    blocks = probabilities_RV.view(num_rows, -1, _BLOCK)
-    return _draw_in_blocks(blocks, blocks.sum(-1).double(), uniforms_R)
-
-
 def _draw_in_blocks(blocks: Tensor, block_sums: Tensor, uniforms_R: Tensor) -> Tensor:
     """Token ids [R] from masses in blocks [R, ·, size] and the float64 sum of each block."""
     num_rows, num_blocks, size = blocks.shape

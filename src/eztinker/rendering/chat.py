@@ -79,6 +79,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 @lru_cache(maxsize=32)
 def _compile(template: str) -> tuple[jinja2.Template, frozenset[str]]:
+    """The template, and the names that it takes from its caller (``messages``, ``tools``, …)."""
     environment = _environment()
     try:
         names = jinja2.meta.find_undeclared_variables(environment.parse(template))
@@ -89,11 +90,6 @@ def _compile(template: str) -> tuple[jinja2.Template, frozenset[str]]:
             "Mend chat_template.jinja or the chat_template entry of tokenizer_config.json.",
             code="chat_template_error",
         ) from error
-
-
-def template_variables(template: str) -> frozenset[str]:
-    """Names that a template takes from its caller (``messages``, ``tools``, ``enable_thinking``, …)."""
-    return _compile(template)[1]
 
 
 def render_template(

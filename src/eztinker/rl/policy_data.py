@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from eztinker.rl.training import IGNORED_LABEL
 
 Normalisation = Literal["grpo", "dapo", "dr_grpo"]
-NORMALISATIONS: tuple[str, ...] = get_args(Normalisation)
 
 
 def policy_datum(

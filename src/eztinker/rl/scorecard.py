@@ -1,7 +1,7 @@
 """The evaluation harness: answers to held-out questions, graded, with pass@k, intervals and a table by type.
 
 Samples with a policy (a run, a checkpoint or a base model), has the data set grade, and counts. It trains nothing.
-Called by the recipes, of which ``evaluate.py`` is the one behind ``eztinker eval``.
+Called by the recipes, of which ``recipes/evaluate.py`` is the one behind ``eztinker eval``.
 """
 
 from __future__ import annotations

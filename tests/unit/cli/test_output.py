@@ -91,7 +91,7 @@ def test_both_languages_have_the_same_places():
     def places(text: str) -> set[str]:
         return {name for _, name, _, _ in string.Formatter().parse(text) if name}
 
-    for key, (english, chinese) in texts._CATALOGUE.items():
+    for key, (english, chinese) in texts._TEXTS.items():
         assert english, key
         assert places(english) == places(chinese), key
 

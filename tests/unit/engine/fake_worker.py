@@ -204,7 +204,7 @@ class World:
         return FakeExecutor(self)
 
     def shape_of(self, folder: Path) -> ModelShape:
-        return self.shapes.get(folder.name, ModelShape(1, 1, 1, 1, 1, 1, 4, 1, 1, 1, 1, 1, 1, 1))
+        return self.shapes.get(folder.name, ModelShape(1, 1, 1, 1, 1, 4, 1, 1, 1, 1, 1, 1, 1))
 
     def size_of(self, command: commands.LoadBaseModel) -> int:
         return weights_bytes(self.shape_of(Path(command.folder)), command.quantization, "float32")

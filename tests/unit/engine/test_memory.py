@@ -32,7 +32,7 @@ from tests.unit.engine.harness import Engine, a_pass, a_step, ended
 GB = 10**9
 SHAPE = ModelShape(
     num_linear=900_000_000, num_other=100_000_000, largest_linear=1, lora_width=1000,
-    num_linear_outputs=500, num_linear_layers=7, stored_item_bytes=4, hidden=64, inner=128,
+    num_linear_outputs=500, stored_item_bytes=4, hidden=64, inner=128,
     num_layers=2, num_heads=4, num_kv_heads=2, head_size=16, vocab_size=100,
 )  # fmt: skip
 """4 GB in float32."""

@@ -209,7 +209,7 @@ def test_no_amount(text: str) -> None:
 def test_a_range_hands_its_unit_to_both_ends() -> None:
     both = read_range("3-5万元")
     assert both is not None
-    assert [end.worth for end in both] == [30_000, 50_000]
+    assert [(end.number, end.scale) for end in both] == [(3, 10_000), (5, 10_000)]
 
 
 def test_options_are_read_from_lines_and_from_one_line() -> None:

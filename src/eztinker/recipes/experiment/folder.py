@@ -120,14 +120,6 @@ class Experiment:
         """Whether a measurement of this kind was made at this step."""
         return any(line["kind"] == kind and line["step"] == step for line in self._metrics)
 
-    def forget_after(self, step: int) -> None:
-        """Drop measurements later than a step: the weights are those of that step again."""
-        kept = [line for line in self._metrics if line["step"] <= step]
-        if len(kept) < len(self._metrics):
-            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
-            write_text(self.folder / METRICS_FILE, text)
-            self._metrics = kept
-
     # Rollouts and checkpoints -------------------------------------------------------------------------
 
     def write_rollouts(self, step: int, rows: Iterable[Mapping[str, Any]]) -> Path:

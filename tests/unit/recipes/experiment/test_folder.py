@@ -67,19 +67,6 @@ def test_measurements_survive_a_torn_line(tmp_path: Path):
     assert [line["step"] for line in lines] == [1, 1, 2]
 
 
-def test_measurements_after_a_step_can_be_forgotten(tmp_path: Path):
-    experiment = Experiment.open(tmp_path, "sft", TrainingConfig())
-    for step in (1, 2, 3):
-        experiment.log("train", step, loss=float(step))
-    experiment.forget_after(2)
-    assert [
-        line["step"] for line in Experiment.open(tmp_path, "sft", TrainingConfig()).metrics()
-    ] == [
-        1,
-        2,
-    ]
-
-
 def test_checkpoints_are_listed_once_and_dropped(tmp_path: Path):
     experiment = Experiment.open(tmp_path, "sft", TrainingConfig())
     experiment.add_checkpoint("step-1", 1, "/a")

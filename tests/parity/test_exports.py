@@ -15,7 +15,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from eztinker import EZTinkerClient
@@ -24,7 +24,7 @@ from eztinker.client.embedded import EmbeddedServer
 from eztinker.deploy.merge import merge
 from eztinker.engine.worker.peft_folder import read_peft_folder
 from eztinker.errors import EZTinkerError
-from tests.model_factory import write_model
+from tests.model_factory import write_model, write_tokenizer
 
 pytestmark = [  # what PEFT has to say of transformers, and of tied weights
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -298,6 +298,51 @@ def test_an_adapter_of_another_architecture_is_refused(client, folders, tmp_path
     with pytest.raises(EZTinkerError) as caught:
         merge(adapter, NANO, tmp_path / "m")
     assert caught.value.code == "other_architecture"
+
+
+@pytest.mark.parametrize("architecture", ["glm4_moe", "laguna"])
+def test_an_adapter_that_peft_reads_as_another_is_not_exported(
+    server, client, tmp_path: Path, architecture: str
+) -> None:
+    """PEFT takes the dense layers of some mixtures of experts for experts, or for layers of older names."""
+    base = write_mixture(tmp_path / "base", architecture)
+    run_id = trained(client, str(base), lora_rank=2)
+    adapter, merged = tmp_path / "adapter", tmp_path / "merged"
+    place = ["--base-model", str(base)]
+    refused = CliRunner().invoke(
+        app,
+        ["export", run_id, str(adapter), *place],
+        env={"EZTINKER_BASE_URL": server.base_url, "EZTINKER_LANG": "en"},
+    )
+    assert refused.exit_code == 2, refused.output
+    assert "PEFT" in refused.output
+    assert "--format merged" in refused.output
+    assert not adapter.exists()
+    command(server, "export", run_id, merged, *place, "--format", "merged")
+    assert json.loads((merged / "export.json").read_text())["logprobs"]["within_tolerance"]
+
+
+def write_mixture(folder: Path, architecture: str) -> Path:
+    """A random model with a dense layer before one of experts."""
+    config = AutoConfig.for_model(
+        architecture,
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=48,
+        moe_intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=96,
+        num_experts_per_tok=2,
+        eos_token_id=1,
+        **({"num_experts": 4} if architecture == "laguna" else {"n_routed_experts": 4}),
+    )
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    write_tokenizer(folder)
+    return folder
 
 
 def test_a_target_that_exists_is_left_alone(server, client, folders, tmp_path: Path) -> None:

@@ -207,10 +207,7 @@ class Actions:
         return Outcome(codec.encode(created), side_effects)
 
     async def _pass(self, task: Task, operation: TrainingPass) -> Outcome:
-        await self._residents.need_run(_run_id(task), job_id=task.job.job_id)
-        room_tokens, checkpointing = self._residents.memory.pass_room(
-            _run_id(task), longest_group(operation)
-        )
+        room_tokens, checkpointing = await self._room_for_pass(task, longest_group(operation))
         plan = plan_training(
             operation,
             budget_tokens=min(self._config.micro_batch_tokens, room_tokens),
@@ -220,6 +217,15 @@ class Actions:
         command = RunPass(task.job.job_id, _run_id(task), _seq(task), operation, plan)
         done = _done(await self._ask(task, command))
         return Outcome(done.result, plan=done.executed_plan, compute_s=done.compute_s)
+
+    async def _room_for_pass(self, task: Task, longest: int) -> tuple[int, bool]:
+        memory = self._residents.memory
+        while True:
+            await self._residents.need_run(_run_id(task), job_id=task.job.job_id)
+            room = await memory.pass_room(_run_id(task), longest)
+            if room is not None:
+                return room
+            await memory.stand_back(task.job.job_id)
 
     async def _optim_step(self, task: Task, operation: OptimStep) -> Outcome:
         run_id = _run_id(task)

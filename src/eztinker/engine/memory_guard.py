@@ -21,6 +21,7 @@ from eztinker.engine.memory_model import (
     cache_tokens,
     compute_dtype,
     copies_bytes,
+    least_cache_bytes,
     loading_bytes,
     num_copies,
     room_for_models,
@@ -56,6 +57,7 @@ class Allowance:
     cache_tokens: int
 
 
+_STAND_BACK_S = 0.1
 _UNMEASURED = Allowance(num_copies=3, cache_tokens=0)
 
 
@@ -127,7 +129,11 @@ class MemoryGuard:
             fixed = self._copies(shape, quantization, left_bytes=0)
             held = weights + copies_bytes(shape, quantization, dtype, fixed)
             what = f"Base model {label} ({dtype}, {shape.num_parameters / 1e6:.0f} M parameters)"
-            await self._make_room(key, held + loading, what)
+            cache = least_cache_bytes(shape, dtype)
+            try:
+                await self._make_room(key, held + loading + cache, what)
+            except OutOfMemoryError:  # it can be trained at least, and answer in a few tokens
+                await self._make_room(key, held + loading, what)
             return self._enter(key, label, shape, quantization, is_pinned=is_pinned)
         self._residency.enter(key, label, 0, is_pinned=is_pinned)
         return _UNMEASURED
@@ -176,7 +182,7 @@ class MemoryGuard:
     def wait_reason(self, job_id: str) -> str | None:
         """What a job that has begun waits for, in words; None when it does not wait for memory."""
         waiting = self._waiting.items()
-        found = (what for key, what in waiting if self._residency.is_held_by(key, job_id))
+        found = (w for k, w in waiting if k == job_id or self._residency.is_held_by(k, job_id))
         what = next(found, None)
         return what and f"{what} waits for memory: every other model is in use"
 
@@ -213,34 +219,29 @@ class MemoryGuard:
         if run_id in self._guests:
             self.hold(self._guests[run_id].key, job_id)
 
-    def pass_room(self, run_id: str, longest: int) -> tuple[int, bool]:
+    async def pass_room(self, run_id: str, longest: int) -> tuple[int, bool] | None:
         """Most tokens in one micro-batch of a run, by memory, and whether layers must be recomputed.
 
-        Layers are recomputed in the backward pass where ``longest`` does not fit otherwise.
+        Layers are recomputed in the backward pass where ``longest`` does not fit otherwise; idle models leave only
+        where it does not fit even so. None: models in use would have to leave (``stand_back``).
 
         Args:
             longest: tokens that must stay together: a datum, or a group that its loss compares.
 
         Raises:
-            OutOfMemoryError: not even those fit, with layers recomputed in the backward pass.
+            OutOfMemoryError: not even those fit, with layers recomputed in the backward pass and all others gone.
         """
         guest = self._guests.get(run_id)
-        room = self._room_bytes() - self._residency.taken_bytes
-        if guest is None or room > UNBOUNDED // 2:
+        if guest is None or self._room_bytes() > UNBOUNDED // 2:
             return UNBOUNDED, False
         shape, rank = self._shapes[guest.key], guest.lora.r
         dtype, dropout = self._dtype(shape), guest.lora.lora_dropout > 0
         least = training_bytes(
             shape, rank, dtype, num_tokens=longest, dropout=dropout, checkpointing=True
         )
-        if least > room:
-            raise OutOfMemoryError(
-                f"A datum of {longest} tokens needs {gigabytes(least)} in training, and beside models and "
-                f"runs {gigabytes(room)} of the memory budget are left. Use shorter data, quantization nf4 "
-                "or a smaller rank, or raise --memory-budget.",
-                field="data",
-                details={"needed_bytes": least, "room_bytes": room},
-            )
+        if not await self._clear_room_for_pass(guest.key, least, longest):
+            return None
+        room = self._room_bytes() - self._residency.taken_bytes
         whole = training_bytes(shape, rank, dtype, num_tokens=longest, dropout=dropout)
         checkpointing = whole > room
         per_token = activation_bytes_per_token(
@@ -250,6 +251,37 @@ class MemoryGuard:
             shape, rank, dtype, num_tokens=1, dropout=dropout, checkpointing=checkpointing
         )
         return max(longest, (room - fixed) // per_token), checkpointing
+
+    async def _clear_room_for_pass(self, key: str, needed: int, longest: int) -> bool:
+        what = f"A pass of {longest} tokens"
+        while True:
+            try:
+                victims = self._residency.make_room(key, needed, self._room_bytes(), what=what)
+            except OutOfMemoryError as error:
+                room = self._room_bytes() - self._residency.least_taken_bytes(key)
+                raise OutOfMemoryError(
+                    f"A datum of {longest} tokens needs {gigabytes(needed)} in training, and beside its model, runs "
+                    f"and pinned models {gigabytes(room)} of the memory budget are left. Use shorter data, "
+                    "quantization nf4 or a smaller rank, or raise --memory-budget.",
+                    field="data",
+                    details={"needed_bytes": needed, "room_bytes": room},
+                ) from error
+            if not victims:
+                return victims is not None
+            await self._send_away(victims, what)
+
+    async def stand_back(self, job_id: str) -> None:
+        """Hold no model for a moment, so that none waits for the job's own.
+
+        Two passes that kept their models while each waited for the other's would wait for ever. A moment, and not
+        until somebody is idle: this job's own standing back would count as that.
+        """
+        self.release(job_id)
+        self._waiting[job_id] = "This pass"
+        try:
+            await asyncio.sleep(_STAND_BACK_S)
+        finally:
+            self._waiting.pop(job_id, None)
 
     async def _make_room(self, key: str, needed: int, what: str) -> None:
         while True:
@@ -264,12 +296,15 @@ class MemoryGuard:
                 finally:
                     self._waiting.pop(key, None)
             elif victims:
-                for victim in victims:
-                    label = self._residency.tenants[victim].label
-                    log.info("%s makes room for: %s", label, what)
-                    await self._unload(victim)
+                await self._send_away(victims, what)
             else:
                 return
+
+    async def _send_away(self, victims: list[str], what: str) -> None:
+        for victim in victims:
+            label = self._residency.tenants[victim].label
+            log.info("%s makes room for: %s", label, what)
+            await self._unload(victim)
 
     def _room_bytes(self) -> int:
         facts = self._supervisor.facts

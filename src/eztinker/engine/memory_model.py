@@ -45,6 +45,8 @@ PACKED_SHARE = 0.25
 """Of what is left of the room, for one copy, which serves sampling alone."""
 CACHE_SHARE = 0.25
 """Of what is left of the room, for a model's key-value cache."""
+LEAST_CACHE_TOKENS = 2048
+"""Positions of a cache that idle models make room for, so that one answer of usual length has a place."""
 _CACHE_SPARE = 2
 
 _BUDGET_SHARE = {"cpu": 0.8, "cuda": 0.9}
@@ -150,11 +152,19 @@ def num_copies(
 def cache_tokens(shape: ModelShape, dtype: DType, left_bytes: int) -> int:
     """Positions that the key-value cache of a model may hold: a share of what the budget leaves, spare room counted in.
 
+    Where that is little, more than the share, up to ``LEAST_CACHE_TOKENS``.
+
     Args:
         left_bytes: of the room for models and runs, beside everything resident and this model with its copies.
     """
     per_token = _CACHE_SPARE * cache_bytes_per_token(shape, dtype)
-    return max(1, int(CACHE_SHARE * left_bytes) // per_token)
+    least = min(LEAST_CACHE_TOKENS, left_bytes // per_token)
+    return max(1, least, int(CACHE_SHARE * left_bytes) // per_token)
+
+
+def least_cache_bytes(shape: ModelShape, dtype: DType) -> int:
+    """Memory of a cache of ``LEAST_CACHE_TOKENS``, spare room counted in."""
+    return LEAST_CACHE_TOKENS * _CACHE_SPARE * cache_bytes_per_token(shape, dtype)
 
 
 def loading_bytes(shape: ModelShape, quantization: Quantization, dtype: DType) -> int:

@@ -92,6 +92,11 @@ class Residency:
         """What all tenants take together."""
         return sum(tenant.total_bytes for tenant in self.tenants.values())
 
+    def least_taken_bytes(self, key: str) -> int:
+        """What would still be taken if everyone left who may, for the tenant ``key``."""
+        stay = (t for k, t in self.tenants.items() if k == key or t.is_pinned)
+        return sum(tenant.total_bytes for tenant in stay)
+
     def make_room(
         self, key: str, needed_bytes: int, room_bytes: int, *, what: str
     ) -> list[str] | None:

@@ -11,6 +11,7 @@ import pytest
 
 from eztinker.engine.memory_model import (
     ENGINE_BYTES,
+    LEAST_CACHE_TOKENS,
     UNBOUNDED,
     cache_bytes_per_token,
     cache_tokens,
@@ -203,6 +204,68 @@ async def test_micro_batches_shrink_with_the_memory_that_is_left(tmp_path, world
         record = await engine.do(a_pass(*[1] * 5000))
         assert (record.status, record.error.code) == ("failed", "out_of_memory")
         assert "5000 tokens" in record.error.message
+    finally:
+        await engine.stop()
+
+
+@pytest.fixture
+async def narrow(tmp_path, world):
+    """Room for two models of 1.8 GB and 3.1 GB beside them; a pass of 3000 tokens in one datum needs 4.1 GB."""
+    world.shapes = dict.fromkeys(("wide", "other"), WIDE)
+    engine = Engine(tmp_path, world, memory_budget_gb=7.0, dtype="float32")
+    await engine.start()
+    yield engine
+    await engine.stop()
+
+
+WIDE = replace(SHAPE, num_linear=450_000_000, num_other=1, hidden=4096, inner=16384, num_layers=32)
+
+
+async def test_an_idle_model_leaves_for_a_pass_that_would_not_fit_beside_it(narrow, world):
+    await ended(await narrow.create(base="wide"))
+    await sample(narrow, "other")
+    assert (await narrow.do(a_pass(*[1] * 300))).status == "completed"
+    assert unloads(world) == []
+    assert (await narrow.do(a_pass(*[1] * 3000))).status == "completed"
+    assert unloads(world) == ["other"]
+
+
+async def test_passes_that_need_each_others_room_are_done_one_after_another(narrow, world):
+    await ended(await narrow.create("run_1", base="wide"))
+    await ended(await narrow.create("run_2", base="other"))
+    jobs = [
+        await narrow.submit(a_pass(*[1] * 3000), run_id)
+        for _ in range(2)
+        for run_id in ("run_1", "run_2")
+    ]
+    for job in jobs:
+        assert (await asyncio.wait_for(ended(job), 20)).status == "completed"
+    assert {"wide", "other"} <= set(unloads(world))
+
+
+async def test_idle_models_leave_for_the_least_cache_of_another(tmp_path, world):
+    """What remains beside them would hold the weights and hardly a token."""
+    world.shapes = {"idle": SHAPE, "new": replace(SHAPE, num_layers=100, num_kv_heads=32)}
+    engine = Engine(tmp_path, world, memory_budget_gb=8.6, dtype="float32")
+    await engine.start()
+    try:
+        for base in ("idle", "new"):
+            assert (await sample(engine, base)).status == "completed"
+        assert unloads(world) == ["idle"]
+        assert world.sent(commands.LoadBaseModel)[-1].cache_tokens >= LEAST_CACHE_TOKENS
+    finally:
+        await engine.stop()
+
+
+async def test_a_model_that_fits_with_a_smaller_cache_alone_is_loaded(tmp_path, world):
+    shape = world.shapes["alone"] = replace(SHAPE, num_layers=100, num_kv_heads=32)
+    engine = Engine(tmp_path, world, memory_budget_gb=5.0, dtype="float32")
+    await engine.start()
+    try:
+        assert (await sample(engine, "alone")).status == "completed"
+        tokens = world.sent(commands.LoadBaseModel)[-1].cache_tokens
+        assert 0 < tokens < LEAST_CACHE_TOKENS
+        assert tokens * 2 * cache_bytes_per_token(shape, "float32") < GB
     finally:
         await engine.stop()
 

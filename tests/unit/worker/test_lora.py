@@ -84,6 +84,14 @@ def test_target_names_are_short_only_if_they_choose_the_same():
     assert everything.target_names(GPT2) == ["c_attn", "c_fc", "c_proj"]
 
 
+def test_a_number_is_no_target_name():
+    """It would choose whole layers as well: ``transformer.h.0``."""
+    names = [f"transformer.h.{layer}.ffn.{i}" for layer in range(2) for i in (0, 2)]
+    sites = tuple(LinearSite(i, name, 4, 6) for i, name in enumerate(names))
+    assert AdapterSpec("m", LoRAConfig(), sites, 4).target_names(sites) == ["ffn.0", "ffn.2"]
+    assert AdapterSpec("m", LoRAConfig(), sites[:1], 4).target_names(sites) == [names[0]]
+
+
 def test_initial_weights_depend_on_the_seed_only():
     spec = AdapterSpec("m", LoRAConfig(r=2), tuple(SITES[:2]), len(SITES))
     torch.manual_seed(0)

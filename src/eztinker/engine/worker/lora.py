@@ -89,7 +89,7 @@ class AdapterSpec:
     def target_names(self, all_sites: Sequence[LinearSite]) -> list[str]:
         """Module names that make PEFT choose exactly these layers: short ones, else whole paths."""
         chosen = {site.name for site in self.sites}
-        short = sorted({name.rpartition(".")[2] for name in chosen})
+        short = sorted({_short(name) for name in chosen})
         matched = {site.name for site in all_sites if any(_matches(site.name, s) for s in short)}
         return short if matched == chosen else sorted(chosen)
 
@@ -146,6 +146,12 @@ def _part_of(name: str) -> tuple[bool, bool]:
         part in _ATTENTION_PARTS or part.endswith("_attn") for part in parts[:-1]
     )
     return is_attention, not is_attention and any(part in _MLP_PARTS for part in parts[:-1])
+
+
+def _short(path: str) -> str:
+    """The last name of a path; a number, which names a place in many lists, with its list before it."""
+    parts = path.split(".")
+    return ".".join(parts[-2:] if parts[-1].isdecimal() else parts[-1:])
 
 
 def _matches(path: str, name: str) -> bool:

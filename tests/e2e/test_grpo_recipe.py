@@ -11,7 +11,13 @@ from eztinker import EZTinkerClient
 from eztinker.errors import InvalidRequestError
 from eztinker.recipes.experiment.settings import make_settings
 from eztinker.recipes.grpo import GRPOConfig, plan, run
-from tests.e2e.recipes import InterruptingProgress, Interruption, lines
+from tests.e2e.recipes import (
+    InterruptingProgress,
+    Interruption,
+    lines,
+    lose_train_lines,
+    same_lines,
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +63,9 @@ def test_accuracy_rises_by_fifteen_points_through_an_interruption(
     assert all(line["staleness"] == 0 for line in steps)
     assert 0 < figures["kl_last"] < 1
     assert steps[0]["kl"] == pytest.approx(0, abs=1e-6)
+    lost = lose_train_lines(tmp_path, 4)
+    assert run(config, client)["reward_last"] == pytest.approx(figures["reward_last"])
+    assert same_lines(lines(tmp_path, "train")[4:], lost)
 
 
 def test_rollouts_of_an_asynchronous_run_are_at_most_so_old(client: EZTinkerClient, tmp_path: Path):

@@ -17,7 +17,7 @@ from eztinker import EZTinkerClient
 from eztinker.errors import InvalidRequestError, NotFoundError
 from eztinker.recipes.experiment.settings import make_settings
 from eztinker.recipes.sft import SFTConfig, plan, run
-from tests.e2e.recipes import InterruptingProgress, Interruption, lines, long_form
+from tests.e2e.recipes import InterruptingProgress, Interruption, lines, long_form, same_lines
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,7 @@ def test_interrupted_training_continues_with_the_same_numbers(
     continued = run(config, client, progress)
     assert any("Continuing run" in text for text in progress.said)
     assert continued["eval_loss"] == pytest.approx(whole["eval_loss"], rel=1e-4)
+    assert same_lines(lines(tmp_path / "broken", "train"), lines(tmp_path / "whole", "train"))
     whole_run, broken_run = (
         next(r for r in client.get_runs() if r["run_id"] == f["run_id"]) for f in (whole, continued)
     )

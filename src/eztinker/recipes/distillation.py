@@ -23,7 +23,13 @@ from typing import Any, Literal
 from pydantic import Field
 
 from eztinker.errors import InvalidRequestError
-from eztinker.recipes.experiment.loop import FINAL_CHECKPOINT, log_step, take_step, train
+from eztinker.recipes.experiment.loop import (
+    FINAL_CHECKPOINT,
+    log_lost_steps,
+    log_step,
+    take_step,
+    train,
+)
 from eztinker.recipes.experiment.order import batch_of_step, is_due
 from eztinker.recipes.experiment.plan import SHOWN_EXAMPLES, Plan
 from eztinker.recipes.experiment.session import Session, frozen_run, lora_of, open_session
@@ -32,10 +38,10 @@ from eztinker.recipes.question_data import QuestionConfig, Questions, read_quest
 from eztinker.recipes.terminal import Progress, SilentProgress, pick
 from eztinker.rl.candidates import Candidate, Example, Policy, training_datum
 from eztinker.rl.policy_data import answer_weights, kl_advantages, kl_estimates, policy_datum
-from eztinker.rl.rollouts import Group, RolloutParams, collect_group, submit_groups
+from eztinker.rl.rollouts import Group, RolloutParams, collect_group, read_groups, submit_groups
 from eztinker.rl.scoring import answer_logprobs
 from eztinker.rl.teacher import top_tokens, topk_data
-from eztinker.rl.training import in_batches
+from eztinker.rl.training import TrainedStep, in_batches
 from eztinker.rl.training_run import find_run
 
 NAME = "distillation"
@@ -159,7 +165,7 @@ def _read(path: Any) -> list[dict[str, Any]]:
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
         path.write_text(whole, encoding="utf-8")
-    return [json.loads(line) for line in whole.splitlines()]
+    return [json.loads(line) for line in whole.split("\n") if line]
 
 
 def _ask_teacher(
@@ -218,6 +224,7 @@ def _on_policy(
     teacher = _teacher_run(session, config)
     num_steps = config.num_steps(len(questions.examples) * config.num_generations)
     schedule = config.schedule(num_steps)
+    log_lost_steps(session, lambda done: _figures_again(session, config, teacher, done))
     left = range(session.step, num_steps)
     for step in session.progress.track(pick("steps", "训练步"), left, len(left)):
         groups = _student_answers(session, config, questions, step)
@@ -233,6 +240,14 @@ def _on_policy(
     questions.evaluate(session, session.step)
     session.save_checkpoint(FINAL_CHECKPOINT)
     return {}
+
+
+def _figures_again(
+    session: Session, config: DistillationConfig, teacher: str, done: TrainedStep
+) -> dict[str, Any]:
+    """Figures of a step that was taken, from the answers that were kept for it."""
+    groups = read_groups(session.experiment.rollouts_path(session.steps_here(done) - 1))
+    return _on_policy_data(session, config, teacher, groups)[1]
 
 
 def _teacher_run(session: Session, config: DistillationConfig) -> str:

@@ -10,14 +10,19 @@ What is rewarded is a scorer's affair (``rewards.py``); the last stage of RLHF i
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from eztinker.errors import InvalidRequestError
-from eztinker.recipes.experiment.loop import FINAL_CHECKPOINT, log_step, take_step
+from eztinker.recipes.experiment.loop import (
+    FINAL_CHECKPOINT,
+    log_lost_steps,
+    log_step,
+    take_step,
+)
 from eztinker.recipes.experiment.order import batch_of_step, is_due
 from eztinker.recipes.experiment.plan import SHOWN_EXAMPLES, Plan
 from eztinker.recipes.experiment.session import Session, frozen_run, lora_of, open_session
@@ -40,10 +45,12 @@ from eztinker.rl.rollouts import (
     PendingGroup,
     cancel_groups,
     collect_group,
+    read_groups,
     submit_groups,
 )
 from eztinker.rl.scorers import Scorer
 from eztinker.rl.scoring import answer_logprobs
+from eztinker.rl.training import TrainedStep
 from eztinker.rl.training_run import find_run
 
 NAME = "grpo"
@@ -103,6 +110,7 @@ class _Iterations:
     def run(self) -> None:
         """All iterations that are left."""
         first = self.session.step // self.config.num_iterations
+        log_lost_steps(self.session, self._figures_again)
         self._evaluate()
         label = pick("iterations", "迭代")
         left = range(first, self.num_iterations)
@@ -120,8 +128,7 @@ class _Iterations:
             self.questions.evaluate(self.session, step, self.scorer)
 
     def _iterate(self, iteration: int) -> None:
-        groups = self._rollouts(iteration)
-        data, figures = self._data(groups)
+        data, figures = self._data(iteration, self._rollouts(iteration))
         start = iteration * self.config.num_iterations
         while self.session.step < start + self.config.num_iterations:
             done = take_step(
@@ -139,22 +146,31 @@ class _Iterations:
             self.session.save_checkpoint(f"step-{step}")
         self._evaluate()
 
+    def _figures_again(self, done: TrainedStep) -> dict[str, Any]:
+        """Figures of a step that was taken, from the answers that were kept for it."""
+        iteration = (self.session.steps_here(done) - 1) // self.config.num_iterations
+        path = self.session.experiment.rollouts_path(iteration)
+        data, figures = self._data(iteration, read_groups(path))
+        return figures | off_policy_figures(done.logprobs, data, self.config.ratio_bounds)
+
     # Rollouts -----------------------------------------------------------------------------------------
 
     def _rollouts(self, iteration: int) -> list[Group]:
         """Scored groups of an iteration: those kept by an interrupted program, else fresh ones."""
         path = self.session.experiment.rollouts_path(iteration)
         if path.is_file():
-            text = path.read_text(encoding="utf-8")
-            return [Group.from_row(json.loads(line)) for line in text.splitlines()]
+            return read_groups(path)
         self._submit_until(iteration)
         number, pending = self.pending.popleft()
         assert number == iteration
         groups = self._scored([collect_group(self.session.client, one) for one in pending])
-        self.session.experiment.write_rollouts(iteration, (group.as_row() for group in groups))
+        self._keep(iteration, groups)
         # Asked for before this iteration is trained, the next ones are sampled meanwhile.
         self._submit_until(iteration + self.config.max_staleness)
         return groups
+
+    def _keep(self, iteration: int, groups: list[Group]) -> None:
+        self.session.experiment.write_rollouts(iteration, (group.as_row() for group in groups))
 
     def _submit_until(self, iteration: int) -> None:
         """Have the rollouts of every iteration up to this one on their way."""
@@ -203,19 +219,21 @@ class _Iterations:
 
     # Data ---------------------------------------------------------------------------------------------
 
-    def _data(self, groups: list[Group]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Training data of the groups, and figures about them."""
+    def _data(
+        self, iteration: int, groups: list[Group]
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Training data of the groups of an iteration, and figures about them."""
         config = self.config
+        if config.logprobs_from == "trainer":
+            groups = self._with_policy_logprobs(iteration, groups)
         rollouts = [(group, r) for group in groups for r in group.rollouts_G]
         prompts, answers = [g.prompt_tokens for g, _ in rollouts], [r.tokens_T for _, r in rollouts]
-        logprobs = [r.logprobs_T for _, r in rollouts]
-        if config.logprobs_from == "trainer":
-            logprobs = answer_logprobs(self.session.client, self.session.run_id, prompts, answers)
+        logprobs = [r.policy_logprobs_T or r.logprobs_T for _, r in rollouts]
         advantages = [
             a for group in groups for a in group_advantages(group.rewards_G, config.advantage)
         ]
         per_token = [[a] * len(t) for a, t in zip(advantages, answers, strict=True)]
-        figures = self._figures_of(groups)
+        figures = self._figures_of(iteration, groups)
         if self.reference is not None:
             references = answer_logprobs(self.session.client, self.reference, prompts, answers)
             pairs = list(zip(logprobs, references, strict=True))
@@ -238,7 +256,24 @@ class _Iterations:
         ]
         return _with_signal(data), figures
 
-    def _figures_of(self, groups: list[Group]) -> dict[str, Any]:
+    def _with_policy_logprobs(self, iteration: int, groups: list[Group]) -> list[Group]:
+        """The groups with the log-probabilities of the weights before this iteration, computed once and kept."""
+        if all(r.policy_logprobs_T is not None for group in groups for r in group.rollouts_G):
+            return groups
+        prompts = [group.prompt_tokens for group in groups for _ in group.rollouts_G]
+        answers = [r.tokens_T for group in groups for r in group.rollouts_G]
+        found = iter(answer_logprobs(self.session.client, self.session.run_id, prompts, answers))
+        groups = [
+            replace(
+                group,
+                rollouts_G=[replace(r, policy_logprobs_T=next(found)) for r in group.rollouts_G],
+            )
+            for group in groups
+        ]
+        self._keep(iteration, groups)
+        return groups
+
+    def _figures_of(self, iteration: int, groups: list[Group]) -> dict[str, Any]:
         rewards = [reward for group in groups for reward in group.rewards_G]
         rollouts = [r for group in groups for r in group.rollouts_G]
         start = self.session.experiment.state["start_step"]
@@ -249,8 +284,9 @@ class _Iterations:
             "completion_length": statistics.fmean(len(r.tokens_T) for r in rollouts),
             "truncated_share": statistics.fmean(r.stop_reason == "length" for r in rollouts),
             "sampling_entropy": _entropy(rollouts),
-            "staleness": self.session.step - min(g.weights_step - start for g in groups),
-            **self.scorer.figures(),
+            "staleness": iteration * self.config.num_iterations
+            - min(g.weights_step - start for g in groups),
+            **self.scorer.figures_of([r.grade for r in rollouts]),
         }
 
 

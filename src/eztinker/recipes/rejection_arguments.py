@@ -106,7 +106,7 @@ def print_report(report: RejectionSFTReport, output_dir: Path, dataset: Any | No
     """The closing words: figures, what a scorer counted, advice, where the files are."""
     print_out(report.table())
     if isinstance(dataset, ScoredDataset):
-        counts = dataset.scorer.figures().items()
+        counts = dataset.figures().items()
         print_out("".join(f"{name}: {count}  " for name, count in counts).strip())
     for text in report.advice():
         print_out(text)

@@ -147,7 +147,7 @@ def run(
         "accuracy_after": report.evaluations[-1]["accuracy"],
         "accuracy_after_ci95": report.evaluations[-1]["ci95"],
         "num_trained": report.num_trained,
-        **(train.scorer.figures() if isinstance(train, ScoredDataset) else {}),
+        **(train.figures() if isinstance(train, ScoredDataset) else {}),
         "plot": str(config.output_dir / PLOT_FILE),
     }
 

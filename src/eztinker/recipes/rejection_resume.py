@@ -12,9 +12,8 @@ from eztinker.errors import InvalidRequestError, NotFoundError
 from eztinker.recipes.experiment.session import settle
 from eztinker.recipes.rejection_state import RejectionState
 from eztinker.recipes.terminal import Progress, pick
+from eztinker.rl.training import steps_taken
 from eztinker.rl.training_run import find_run
-
-_LOG_PAGE = 1000
 
 
 def checkpoint_name(epoch: int) -> str:
@@ -77,13 +76,5 @@ def losses_since(client: Any, run_id: str, step: int, num_planned: int) -> list[
         )
     if not num_taken:
         return []
-    losses, loss, after = [], float("nan"), None
-    while entries := client.get_log(run_id, after=after, limit=_LOG_PAGE):
-        after = entries[-1]["seq"]
-        for entry in entries:
-            result = entry["result"]
-            if entry["kind"] == "forward_backward" and entry["status"] == "completed":
-                loss = result["loss"]
-            elif entry["kind"] == "optim_step" and result.get("step", 0) > step:
-                losses.append(loss)
-    return losses[:num_taken]
+    taken = steps_taken(client, run_id, step, has_logprobs=False)
+    return [done.loss for done in taken][:num_taken]

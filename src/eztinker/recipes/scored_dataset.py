@@ -7,7 +7,7 @@ recipes share. Called by the rejection-sampling recipe and its doors.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -99,6 +99,7 @@ class ScoredDataset:
         self._dataset = dataset
         self.scorer = scorer
         self._prompts: dict[str, str] = {}
+        self._grades: list[Mapping[str, Any]] = []
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -124,4 +125,10 @@ class ScoredDataset:
     ) -> list[dict[str, Any]]:
         """Grades of several answers to one question, asked for together."""
         example = Example(0, question, self._prompts.get(question, ""), ground_truth)
-        return [dict(grade) for grade in self.scorer.score([(example, text) for text in texts])]
+        grades = self.scorer.score([(example, text) for text in texts])
+        self._grades += grades
+        return [dict(grade) for grade in grades]
+
+    def figures(self) -> dict[str, Any]:
+        """What the scorer has to say of all grades so far."""
+        return self.scorer.figures_of(self._grades)

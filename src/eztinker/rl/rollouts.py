@@ -6,9 +6,11 @@ recipes. Axes: G answers of a group, T tokens of an answer.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from eztinker.errors import EZTinkerError, InvalidRequestError
@@ -47,6 +49,8 @@ class Rollout:
         stop_reason: ``stop`` or ``length``.
         reward: None until scored.
         grade: what the scorer said beside the reward.
+        policy_logprobs_T: of each token under the policy itself, where sampling was of another distribution and the
+            trainer was asked for them.
     """
 
     text: str
@@ -55,6 +59,7 @@ class Rollout:
     stop_reason: str
     reward: float | None = None
     grade: Mapping[str, Any] = field(default_factory=dict)
+    policy_logprobs_T: list[float] | None = None
 
     def scored(self, reward: float, grade: Mapping[str, Any]) -> Rollout:
         """The same with its reward."""
@@ -95,6 +100,13 @@ class Group:
         rollouts = [Rollout(**rollout) for rollout in row["rollouts"]]
         example = Example(**{name: row[name] for name in names})
         return cls(example, row["prompt_tokens"], rollouts, row["weights_step"])
+
+
+def read_groups(path: Path) -> list[Group]:
+    """The groups of a file in ``rollouts/``."""
+    # split("\n"), not splitlines(): U+2028 and its like may stand inside an answer.
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [Group.from_row(json.loads(line)) for line in lines if line]
 
 
 def _reward(rollout: Rollout) -> float:

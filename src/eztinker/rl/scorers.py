@@ -7,7 +7,7 @@ A scorer gets many answers at once and returns a score and a grade for each. Wha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from eztinker.errors import InvalidRequestError
@@ -16,6 +16,8 @@ from eztinker.rl.candidates import JOB_TIMEOUT_S, Example, Policy, encode_prompt
 from eztinker.rl.reward_token import reward_scores
 
 Grade = Mapping[str, Any]
+FAILED_VERDICT = "failed_verdict"
+"""Strategy of a grade whose judge could not be understood."""
 
 
 class Scorer(Protocol):
@@ -25,8 +27,8 @@ class Scorer(Protocol):
         """One grade per answer: at least ``score``, ``is_correct``, ``confidence``, ``strategy``."""
         ...
 
-    def figures(self) -> dict[str, Any]:
-        """What was counted since the last call, such as answers that could not be judged."""
+    def figures_of(self, grades: Sequence[Grade]) -> dict[str, Any]:
+        """What is to be said of grades that it gave, such as how many answers could not be judged."""
         ...
 
 
@@ -41,7 +43,6 @@ class DatasetScorer:
 
     dataset: Any
     use_score: bool = False
-    _num_unreadable: int = 0
 
     def score(self, answers: Sequence[tuple[Example, str]]) -> list[Grade]:
         """Grades.
@@ -59,15 +60,13 @@ class DatasetScorer:
                 f"{example.ground_truth[:80]!r}. Mend or remove the row.",
                 code="unreadable_reference",
             )
-        self._num_unreadable += grade.get("strategy") == "no_answer"
         if not self.use_score:
             grade["score"] = float(bool(grade["is_correct"]))
         return grade
 
-    def figures(self) -> dict[str, Any]:
+    def figures_of(self, grades: Sequence[Grade]) -> dict[str, Any]:
         """``num_unreadable``: answers without anything to compare, scored 0."""
-        counted, self._num_unreadable = self._num_unreadable, 0
-        return {"num_unreadable": counted}
+        return {"num_unreadable": _count(grades, "no_answer")}
 
 
 @dataclass
@@ -109,8 +108,9 @@ class RewardModelScorer:
             for score in scores
         ]
 
-    def figures(self) -> dict[str, Any]:
-        """Nothing to count."""
+    def figures_of(self, grades: Sequence[Grade]) -> dict[str, Any]:
+        """Nothing."""
+        del grades
         return {}
 
 
@@ -150,9 +150,6 @@ class JudgeScorer:
     largest: float = 10.0
     correct_from: float = 0.7
     max_new_tokens: int = 64
-    _counts: dict[str, int] = field(
-        default_factory=lambda: {"num_judged": 0, "num_failed_verdicts": 0}
-    )
 
     def score(self, answers: Sequence[tuple[Example, str]]) -> list[Grade]:
         """Grades; all verdicts are asked for at once."""
@@ -175,18 +172,19 @@ class JudgeScorer:
     def _read(self, handle: Any) -> Grade:
         (text,) = handle.result(JOB_TIMEOUT_S)
         mark = read_verdict(text, self.largest)
-        self._counts["num_judged"] += 1
-        self._counts["num_failed_verdicts"] += mark is None
         share = 0.0 if mark is None else mark / self.largest
         return {
             "score": share,
             "is_correct": mark is not None and share >= self.correct_from,
             "confidence": 0.0 if mark is None else 0.5,
-            "strategy": "failed_verdict" if mark is None else "judge",
+            "strategy": FAILED_VERDICT if mark is None else "judge",
             "verdict": text,
         }
 
-    def figures(self) -> dict[str, Any]:
+    def figures_of(self, grades: Sequence[Grade]) -> dict[str, Any]:
         """``num_judged`` and ``num_failed_verdicts``."""
-        counted, self._counts = self._counts, dict.fromkeys(self._counts, 0)
-        return counted
+        return {"num_judged": len(grades), "num_failed_verdicts": _count(grades, FAILED_VERDICT)}
+
+
+def _count(grades: Sequence[Grade], strategy: str) -> int:
+    return sum(grade.get("strategy") == strategy for grade in grades)

@@ -21,6 +21,7 @@ MAX_DATA_PER_REQUEST = 512
 """Below the server's own limit (1,024), so that a body of long sequences stays small."""
 _GROUPED_LOSSES = frozenset({"dpo"})
 IGNORED_LABEL = -100
+_LOG_PAGE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +195,56 @@ def weights_of(datum: Mapping[str, Any]) -> list[float]:
 def weight_of(datum: Mapping[str, Any]) -> float:
     """Sum of a datum's weights."""
     return sum(weights_of(datum))
+
+
+def steps_taken(
+    client: Any, run_id: str, after: int, *, has_logprobs: bool = True
+) -> list[TrainedStep]:
+    """Steps that a run has taken, as its log on the server tells them: for a program that did not live to hear of them.
+
+    Args:
+        after: number of the last step that is known.
+        has_logprobs: fetch the log-probabilities of their data too.
+
+    Returns:
+        One for each step above ``after``, in order; of steps that were taken twice (a checkpoint was loaded between) the
+        later one. ``info`` is None.
+    """
+    found: dict[int, TrainedStep] = {}
+    passes: list[dict[str, Any]] = []
+    seen = None
+    while entries := client.get_log(run_id, after=seen, limit=_LOG_PAGE):
+        seen = entries[-1]["seq"]
+        for entry in entries:
+            is_done = entry["status"] == "completed"
+            if entry["kind"] == "load_checkpoint":
+                passes = []  # their gradient went with it
+            elif entry["kind"] == "forward_backward" and is_done:
+                passes.append(entry)
+            elif entry["kind"] == "optim_step" and is_done:
+                number = entry["result"]["step"]
+                if number > after and passes:
+                    found[number] = _taken(client, passes, entry["result"], has_logprobs)
+                passes = []
+    return [found[number] for number in sorted(found)]
+
+
+def _taken(
+    client: Any,
+    passes: Sequence[Mapping[str, Any]],
+    stepped: Mapping[str, Any],
+    has_logprobs: bool,
+) -> TrainedStep:
+    fetched = passes if has_logprobs else []
+    whole = [client.wait_for_job(one["job_id"])["result"] for one in fetched]
+    return TrainedStep(
+        step=stepped["step"],
+        loss=sum(one["result"]["loss"] for one in passes),
+        grad_norm=stepped.get("grad_norm"),
+        learning_rate=stepped.get("learning_rate", 0.0),
+        num_tokens=sum(one["result"].get("num_tokens", 0) for one in passes),
+        logprobs=[row for result in whole for row in result.get("logprobs", [])],
+    )
 
 
 def _result(step: Step, passes: list[Any], stepped: Any) -> TrainedStep:

@@ -80,8 +80,8 @@ def test_a_judge_that_answers_nonsense_is_counted_and_never_right():
     assert [g["score"] for g in grades] == [0.9, 0.0, 0.2]
     assert [g["is_correct"] for g in grades] == [True, False, False]
     assert grades[1]["strategy"] == "failed_verdict"
-    assert scorer.figures() == {"num_judged": 3, "num_failed_verdicts": 1}
-    assert scorer.figures() == {"num_judged": 0, "num_failed_verdicts": 0}
+    assert scorer.figures_of(grades) == {"num_judged": 3, "num_failed_verdicts": 1}
+    assert scorer.figures_of(grades[:1]) == {"num_judged": 1, "num_failed_verdicts": 0}
     assert "What is 1 + 1?" in client.asked[0]
     assert "it is {answer} 2" in client.asked[0]
 
@@ -96,8 +96,9 @@ class Unreadable:
 
 def test_an_answer_that_cannot_be_read_is_wrong_and_a_reference_that_cannot_is_an_error():
     scorer = DatasetScorer(Unreadable("no_answer"))
-    assert scorer.score([(EXAMPLE, "?")])[0]["score"] == 0.0
-    assert scorer.figures() == {"num_unreadable": 1}
+    grades = scorer.score([(EXAMPLE, "?")])
+    assert grades[0]["score"] == 0.0
+    assert scorer.figures_of(grades) == {"num_unreadable": 1}
     with pytest.raises(InvalidRequestError, match="reference answer of example 0"):
         DatasetScorer(Unreadable("unparsable_ground_truth")).score([(EXAMPLE, "2")])
 

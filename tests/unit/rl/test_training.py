@@ -6,7 +6,7 @@ import pytest
 
 from eztinker.errors import InvalidRequestError
 from eztinker.rl import training
-from eztinker.rl.training import AdamW, Step, pass_arguments, run_steps, weight_of
+from eztinker.rl.training import AdamW, Step, pass_arguments, run_steps, steps_taken, weight_of
 
 
 def datum(*weights: float) -> dict:
@@ -80,3 +80,46 @@ def test_steps_run_ahead_of_their_results_but_not_further_than_asked():
     assert [s[4] for s in seen] == [2, 3, 4, 5, 5]
     assert client.steps[2]["learning_rate"] == pytest.approx(0.3)
     assert client.steps[0]["grad_clip_norm"] == 1.0
+
+
+class LoggingClient:
+    """A run's log: first steps 1 and 2, a gradient that was dropped, back to step 1, then 2 and 3 again."""
+
+    def __init__(self) -> None:
+        loss = iter(range(100))
+        told = [
+            ("forward_backward", "completed"), ("optim_step", 1), ("forward_backward", "completed"),
+            ("optim_step", 2), ("forward_backward", "completed"), ("save_checkpoint", "completed"),
+            ("load_checkpoint", "completed"), ("forward_backward", "failed"), ("forward_backward", "completed"),
+            ("forward_backward", "completed"), ("optim_step", 2), ("forward_backward", "completed"), ("optim_step", 3),
+        ]  # fmt: skip
+        self.entries = []
+        for seq, (kind, what) in enumerate(told):
+            result = {"step": what, "grad_norm": 0.5, "learning_rate": 1e-3}
+            if kind == "forward_backward":
+                result = {"loss": float(next(loss)), "num_tokens": 10}
+            status = what if isinstance(what, str) else "completed"
+            self.entries.append(
+                {
+                    "seq": seq,
+                    "job_id": f"job{seq}",
+                    "kind": kind,
+                    "status": status,
+                    "result": result,
+                }
+            )
+
+    def get_log(self, run_id: str, *, after: int | None, limit: int) -> list[dict]:
+        assert limit > 0
+        return [one for one in self.entries if after is None or one["seq"] > after][:3]
+
+    def wait_for_job(self, job_id: str) -> dict:
+        return {"result": {"logprobs": [[float(job_id.removeprefix("job"))]]}}
+
+
+def test_steps_that_nobody_heard_of_are_read_from_the_log():
+    steps = steps_taken(LoggingClient(), "run_1", after=1)
+    assert [(one.step, one.loss, one.num_tokens) for one in steps] == [(2, 9.0, 20), (3, 6.0, 10)]
+    assert steps[0].logprobs == [[8.0], [9.0]]
+    assert (steps[1].grad_norm, steps[1].learning_rate) == (0.5, 1e-3)
+    assert steps_taken(LoggingClient(), "run_1", after=3) == []

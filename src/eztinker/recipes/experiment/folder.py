@@ -207,8 +207,9 @@ def _read_lines(path: Path) -> Iterable[dict[str, Any]]:
     if not text.endswith("\n"):  # a crash in the middle of a line
         text = text[: text.rfind("\n") + 1]
         write_text(path, text)
-    for line in text.splitlines():
-        yield json.loads(line)
+    for line in text.split("\n"):  # a text may hold what splitlines() takes for an end of line
+        if line:
+            yield json.loads(line)
 
 
 def _plain(value: Any) -> Any:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from eztinker.recipes.experiment.order import is_due, stretches
 from eztinker.recipes.experiment.session import Session
 from eztinker.recipes.terminal import pick
 from eztinker.rl.schedule import Schedule
-from eztinker.rl.training import Step, TrainedStep, run_steps
+from eztinker.rl.training import Step, TrainedStep, run_steps, steps_taken
 
 Datum = dict[str, Any]
 FINAL_CHECKPOINT = "final"
@@ -49,6 +50,14 @@ def train(
         Steps done: ``num_steps``, or fewer when ``between`` ended it.
     """
     schedule = session.config.schedule(num_steps)
+    log_lost_steps(
+        session,
+        lambda done: (
+            figures_of(replace(done, info=data_of(session.steps_here(done) - 1)))
+            if figures_of
+            else {}
+        ),
+    )
     left = list(stretches(session.step, num_steps, every, session.config.save_steps))
     is_at_end = session.step == num_steps or is_due(session.step, every)
     if session.step and is_at_end and between is not None and between(session.step):
@@ -75,11 +84,10 @@ def _take(
     num_steps: int,
     figures_of: Callable[[TrainedStep], Mapping[str, Any]] | None,
 ) -> None:
-    start = session.experiment.state["start_step"]
     label = pick(f"training, {num_steps} steps", f"训练，共 {num_steps} 步")
     taken = run_steps(session.client, session.run_id, steps, session.config.adamw)
     for done in session.progress.track(label, taken, count):
-        session.step = done.step - start
+        session.step = session.steps_here(done)
         log_step(session, done, figures_of(done) if figures_of else {})
 
 
@@ -95,15 +103,34 @@ def take_step(
     """Take one step and wait for it; its figures are the caller's to log."""
     step = Step(data, schedule.rate(session.step), loss_fn, loss_fn_config or {}, is_sum)
     (done,) = run_steps(session.client, session.run_id, [step], session.config.adamw)
-    session.step = done.step - session.experiment.state["start_step"]
+    session.step = session.steps_here(done)
     return done
+
+
+def log_lost_steps(
+    session: Session, figures_of: Callable[[TrainedStep], Mapping[str, Any]]
+) -> None:
+    """Lines of steps that the run has taken, and that an interrupted program did not live to write.
+
+    Args:
+        session: of a continued experiment.
+        figures_of: further figures of a step; its ``info`` is None.
+    """
+    last = session.experiment.last("train")
+    logged = 0 if last is None else last["step"]
+    if session.step <= logged:
+        return
+    start = session.experiment.state["start_step"]
+    for done in steps_taken(session.client, session.run_id, start + logged):
+        if session.steps_here(done) <= session.step:
+            log_step(session, done, figures_of(done))
 
 
 def log_step(session: Session, done: TrainedStep, figures: Mapping[str, Any]) -> None:
     """One line of ``metrics.jsonl`` about a step."""
     session.experiment.log(
         "train",
-        session.step,
+        session.steps_here(done),
         loss=done.loss,
         learning_rate=done.learning_rate,
         grad_norm=math.nan if done.grad_norm is None else done.grad_norm,

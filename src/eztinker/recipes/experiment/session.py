@@ -19,6 +19,7 @@ from eztinker.recipes.experiment.folder import Experiment
 from eztinker.recipes.experiment.trackers import open_trackers
 from eztinker.recipes.experiment.training_settings import TrainingConfig
 from eztinker.recipes.terminal import Progress, pick
+from eztinker.rl.training import TrainedStep
 from eztinker.rl.training_run import find_run, tokenizer_of_run
 
 RESUME_CHECKPOINT = "resume"
@@ -46,6 +47,10 @@ class Session:
     tokenizer: Any
     config: TrainingConfig
     progress: Progress
+
+    def steps_here(self, done: TrainedStep) -> int:
+        """The number of a step in this experiment, from 1; the run may have been trained before."""
+        return done.step - self.experiment.state["start_step"]
 
     def save_checkpoint(self, name: str) -> str:
         """Save the run under a name, note it in the folder and drop what ``save_total_limit`` allows no more.

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from eztinker.rl.candidates import Example
-from eztinker.rl.scorers import Grade
+from eztinker.rl.scorers import FAILED_VERDICT, Grade
 
-FAILED_VERDICT = "failed_verdict"
+PARTS = ("format_reward", "accuracy_reward", "rule_reward", "judge_reward")
+"""Of a grade, beside ``score``."""
 Marks = Callable[[Sequence[tuple[Example, str]]], list[float | None]]
 
 
@@ -71,8 +72,6 @@ class FinanceScorer:
     is_right: Callable[[Example, str], bool]
     judge: Marks | None = None
     whole: Callable[[Example, str], str] = lambda _, text: text
-    _parts: dict[str, list[float]] = field(default_factory=dict)
-    _num_failed: int = 0
 
     def score(self, answers: Sequence[tuple[Example, str]]) -> list[Grade]:
         """Grades with ``format_reward``, ``accuracy_reward``, ``rule_reward`` and ``judge_reward``."""
@@ -86,10 +85,6 @@ class FinanceScorer:
     def _grade(self, example: Example, text: str, mark: float | None) -> Grade:
         is_failed = self.judge is not None and mark is None
         parts = self.weights.reward(self.is_formed(text), self.is_right(example, text), mark)
-        self._num_failed += is_failed
-        for name, value in parts.items():
-            if name != "score" and value is not None:
-                self._parts.setdefault(name, []).append(value)
         return {
             **parts,
             "is_correct": bool(parts["rule_reward"]),
@@ -101,10 +96,14 @@ class FinanceScorer:
             else "rules",
         }
 
-    def figures(self) -> dict[str, Any]:
-        """Mean of every part since the last call, and ``num_failed_verdicts`` where there is a judge."""
-        means = {name: statistics.fmean(values) for name, values in self._parts.items()}
+    def figures_of(self, grades: Sequence[Grade]) -> dict[str, Any]:
+        """Mean of every part, and ``num_failed_verdicts`` where there is a judge."""
+        parts = {name: [one[name] for one in grades if one[name] is not None] for name in PARTS}
+        figures: dict[str, Any] = {
+            name: statistics.fmean(values) for name, values in parts.items() if values
+        }
         if self.judge is not None:
-            means["num_failed_verdicts"] = self._num_failed
-        self._parts, self._num_failed = {}, 0
-        return means
+            figures["num_failed_verdicts"] = sum(
+                one["strategy"] == FAILED_VERDICT for one in grades
+            )
+        return figures

@@ -24,7 +24,7 @@ from eztinker.dataset.inspection import render_masked
 from eztinker.dataset.lawshift import Case, read_articles, read_cases
 from eztinker.dataset.rows import read_rows
 from eztinker.errors import InvalidRequestError, NotFoundError
-from eztinker.recipes.experiment.loop import FINAL_CHECKPOINT, log_step
+from eztinker.recipes.experiment.loop import FINAL_CHECKPOINT, log_lost_steps, log_step
 from eztinker.recipes.experiment.plan import Plan, length_facts
 from eztinker.recipes.experiment.policy import context_length
 from eztinker.recipes.experiment.session import Session, open_session
@@ -302,13 +302,14 @@ def _tell(questions: Sequence[Question], progress: Progress) -> None:
 
 
 def _train(session: Session, steps: Sequence[Sequence[Question]], schedule: Schedule) -> None:
-    start, config = session.experiment.state["start_step"], session.config
+    config = session.config
+    log_lost_steps(session, lambda _: {})
     left = range(session.step, len(steps))
     planned = (Step(step_data(steps[i]), schedule.rate(i), is_sum=True) for i in left)
     taken = run_steps(session.client, session.run_id, planned, config.adamw)
     label = pick(f"training, {len(steps)} steps", f"训练，共 {len(steps)} 步")
     for done in session.progress.track(label, taken, len(left)):
-        session.step = done.step - start
+        session.step = session.steps_here(done)
         log_step(session, done, {})
         if config.save_steps and session.step % config.save_steps == 0:
             _save_step(session)

@@ -46,12 +46,12 @@ def test_a_failed_verdict_is_counted_and_leaves_the_rules_alone() -> None:
     assert failed["score"] == pytest.approx(1.0)
     assert failed["strategy"] == "failed_verdict"
     assert judged["score"] == pytest.approx(0.3 + 0.35)
-    figures = scores.figures()
+    figures = scores.figures_of([failed, judged])
     assert figures["num_failed_verdicts"] == 1
     assert figures["judge_reward"] == 0.0  # of those that could be read
     assert figures["format_reward"] == 1.0
     assert figures["rule_reward"] == 1.0
-    assert scores.figures() == {"num_failed_verdicts": 0}
+    assert scores.figures_of([judged])["num_failed_verdicts"] == 0
 
 
 @given(shares, shares, shares, st.booleans(), st.booleans(), st.none() | shares)

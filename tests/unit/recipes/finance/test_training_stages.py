@@ -158,4 +158,4 @@ def test_the_judges_marks_are_shares_of_the_largest() -> None:
     assert judged["score"] == pytest.approx(0.3 + 0.7 * (0.5 * 1 + 0.5 * 0.5))
     assert failed["judge_reward"] is None
     assert failed["score"] == pytest.approx(1.0)
-    assert scorer.figures()["num_failed_verdicts"] == 1
+    assert scorer.figures_of([judged, failed])["num_failed_verdicts"] == 1

@@ -23,12 +23,12 @@ def demo(*flags: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         env=kept | {"HF_HUB_OFFLINE": "1", "EZTINKER_LANG": "en", "COLUMNS": "120"},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=580,
     )
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_demo_raises_the_accuracy_on_held_out_problems(tmp_path: Path):
     done = demo("--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from eztinker import EZTinkerClient
-from eztinker.errors import InvalidRequestError, NotFoundError
+from eztinker.errors import EZTinkerError, InvalidRequestError, NotFoundError
 from eztinker.recipes.experiment.settings import make_settings
 from eztinker.recipes.sft import SFTConfig, plan, run
 from tests.e2e.recipes import InterruptingProgress, Interruption, lines, long_form, same_lines
@@ -121,6 +121,17 @@ def test_another_experiment_in_the_folder_is_refused(client: EZTinkerClient, tmp
     run(settings(tmp_path, max_steps=1), client)
     with pytest.raises(InvalidRequestError, match=r"learning_rate was 0\.002, now 0\.003"):
         run(settings(tmp_path, max_steps=1, learning_rate=3e-3), client)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"init_from": "run_00000000@final"}, {"lora_target_modules": ["nowhere"]}]
+)
+def test_a_refused_beginning_leaves_nothing(client: EZTinkerClient, tmp_path: Path, wrong: dict):
+    before = client.get_runs()
+    with pytest.raises(EZTinkerError):
+        run(settings(tmp_path / "out", **wrong), client)
+    assert not (tmp_path / "out").exists()
+    assert client.get_runs() == before
 
 
 def test_a_run_that_the_server_lost_is_explained(client: EZTinkerClient, tmp_path: Path):

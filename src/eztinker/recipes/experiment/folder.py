@@ -18,6 +18,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,12 @@ class Experiment:
         """Set values of ``state`` and write it, in one moment."""
         self.state |= values
         write_text(self.folder / STATE_FILE, json.dumps(self.state, ensure_ascii=False, indent=1))
+
+    def abandon(self) -> None:
+        """The experiment could not begin: its folder is as if nobody had tried, and free for other settings."""
+        forget(self.folder)
+        with suppress(OSError):  # it was not empty before
+            self.folder.rmdir()
 
     # Figures ------------------------------------------------------------------------------------------
 

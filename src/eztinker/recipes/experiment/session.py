@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from eztinker.errors import NotFoundError
+from eztinker.errors import JobFailedError, NotFoundError, UserError
 from eztinker.ids import new_run_id
 from eztinker.recipes.experiment.folder import Experiment
 from eztinker.recipes.experiment.trackers import open_trackers
@@ -105,16 +105,26 @@ def _open_run(
     # The name is on disk before the run exists, so a crash in between leaves no run without an owner.
     run_id = experiment.state.setdefault("run_id", new_run_id())
     experiment.save_state()
-    if not any(run["run_id"] == run_id for run in client.get_runs()):
-        client.create_run(run_id=run_id, **config.run_arguments)
-    if config.init_from is not None:
-        load_adapter(client, run_id, config.init_from)
+    try:
+        if not _exists(client, run_id):
+            client.create_run(run_id=run_id, **config.run_arguments)
+        if config.init_from is not None:
+            load_adapter(client, run_id, config.init_from)
+    except (UserError, JobFailedError):
+        if _exists(client, run_id):
+            client.delete_run(run_id)
+        experiment.abandon()
+        raise
     start = find_run(client, run_id)["step"]
     experiment.save_state(is_created=True, start_step=start)
     progress.say(
         pick(f"Run {run_id} in {experiment.folder}", f"训练运行 {run_id}，目录 {experiment.folder}")
     )
     return run_id, 0
+
+
+def _exists(client: Any, run_id: str) -> bool:
+    return any(run["run_id"] == run_id for run in client.get_runs())
 
 
 def _continue_run(experiment: Experiment, client: Any, progress: Progress) -> tuple[str, int]:

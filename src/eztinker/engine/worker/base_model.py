@@ -18,10 +18,11 @@ from torch import Tensor
 
 from eztinker.engine.memory_model import compute_dtype
 from eztinker.engine.model_shape import read_shape
-from eztinker.engine.worker.decoder import LeanDecoder, obstacle
+from eztinker.engine.worker.decoder import LeanDecoder
 from eztinker.engine.worker.decoder_base import Decoder, own_logits
 from eztinker.engine.worker.devices import give_back_freed_memory, is_out_of_memory
 from eztinker.engine.worker.known_logits import KnownLogits, columns
+from eztinker.engine.worker.lean_coverage import obstacle
 from eztinker.engine.worker.lean_files import LeanModel, read_lean_model
 from eztinker.engine.worker.quantization import quantize_model
 from eztinker.errors import InvalidRequestError, NotFoundError, UnsupportedError

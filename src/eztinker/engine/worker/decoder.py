@@ -1,9 +1,8 @@
 """Our own decoder of the Llama family: Llama, Mistral, Qwen2, Qwen2.5, Qwen3, SmolLM.
 
-Weights stay those that were read from files; projections on the same input are laid one below the other,
-and the model's own parameters become views of them. ``obstacle`` says which models it covers: only what
-is known to be computed as here, everything else runs in ``hf_decoder.py``. The arithmetic of a layer is
-in ``lean_layer.py``, attention in ``attention.py``. Knows no runs and no requests.
+The order of a pass, and how many copies of the weights it may use. Weights are laid out by ``lean_weights.py``,
+``lean_coverage.py`` says of which models; the arithmetic of a layer is in ``lean_layer.py``, attention in
+``attention.py``. Knows no runs and no requests. Made by ``base_model.py``.
 
 Axes: B rows of a pass, T positions, N = B·T flat rows, D hidden size, E head size.
 """
@@ -13,33 +12,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from threading import Lock
 from typing import Any
-from weakref import WeakKeyDictionary, ref
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import embedding
 from torch.utils.checkpoint import checkpoint
 
-from eztinker.engine.worker.adapter_rows import AlikeRows, Segments, alike_rows
-from eztinker.engine.worker.attention import DecodeLayout, Layout, PackedLayout, Variant
+from eztinker.engine.worker.adapter_rows import Segments, alike_rows
+from eztinker.engine.worker.attention import DecodeLayout, Layout, PackedLayout
 from eztinker.engine.worker.decode_layers import DecodeLayers
 from eztinker.engine.worker.decoder_base import Decoder
 from eztinker.engine.worker.devices import free_memory_bytes
+from eztinker.engine.worker.held_adapters import HeldAdapters
 from eztinker.engine.worker.lean_adapters import (
-    FrozenLayers,
     Gradients,
-    GroupAdapter,
-    Projection,
     RowAdapters,
     TrainedRows,
 )
-from eztinker.engine.worker.lean_files import LeanModel, Linear
 from eztinker.engine.worker.lean_layer import (
     Enter,
     LayerAdapters,
-    LayerWeights,
     Leave,
     Rotation,
     TrainedAdapters,
@@ -47,7 +40,8 @@ from eztinker.engine.worker.lean_layer import (
     leave,
     rms_norm,
 )
-from eztinker.engine.worker.lora import AdapterWeights, Dropout
+from eztinker.engine.worker.lean_weights import lay_out, variants
+from eztinker.engine.worker.lora import Dropout
 from eztinker.engine.worker.packed_attention import can_attend, packed_attention
 from eztinker.engine.worker.packed_projection import (
     copies_bytes,
@@ -55,88 +49,20 @@ from eztinker.engine.worker.packed_projection import (
     packed_layer_for_training,
     with_turned,
 )
-from eztinker.engine.worker.quantization import QuantizedLinear, QuantizedProjection
 from eztinker.ops.interpreted import IS_SUPPORTED
 from eztinker.ops.packed_linear import can_pack, pack, turned
 
-_ARCHITECTURES = (
-    "LlamaForCausalLM",
-    "MistralForCausalLM",
-    "Qwen2ForCausalLM",
-    "Qwen3ForCausalLM",
-)
-# Whose inverse frequencies do not depend on the length of a text.
-_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 _PACKED_SHARE = 0.25
 """Of the free memory, for a second copy of the weights in the layout that products like best."""
 _LARGEST_READ_TWICE_BYTES = 64 * 2**20
 """Weights that two halves of a decode step may both read; the last cache holds most of them."""
-_MAX_COMBINED = 6
-"""Combinations of alike adapters that stay side by side: halves of a pass and of a decode step, two to spare."""
-_LAYER_PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
-_ATTENTION_PARTS = {"q_proj", "k_proj", "v_proj", "o_proj"}
-_MLP_PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
-_BODY_PARTS = {"embed_tokens", "layers", "norm", "rotary_emb"}
-
-
-def obstacle(model: Any) -> str | None:
-    """Why a model cannot run here; None when it can.
-
-    Args:
-        model: of transformers or of ``lean_files.py``, untouched.
-    """
-    name = type(model).__name__
-    is_theirs = type(model).__module__.startswith("transformers.models.")
-    if not isinstance(model, LeanModel) and (name not in _ARCHITECTURES or not is_theirs):
-        return f"{name} is not one of {', '.join(_ARCHITECTURES)}"
-    body = model.base_model
-    rope_type = getattr(body.rotary_emb, "rope_type", None)
-    if rope_type not in _ROPE_TYPES:
-        return f"rope type {rope_type!r}"
-    if _children(body) != _BODY_PARTS:
-        return "unknown parts beside the layers"
-    for layer in body.layers:
-        reason = _layer_obstacle(layer, body.rotary_emb.inv_freq.shape[0])
-        if reason is not None:
-            return reason
-    return None
-
-
-def _layer_obstacle(layer: Any, num_frequencies: int) -> str | None:
-    attention, mlp = layer.self_attn, layer.mlp
-    norms = _children(attention) - _ATTENTION_PARTS
-    if (
-        _children(layer) != _LAYER_PARTS
-        or norms not in (set(), {"q_norm", "k_norm"})
-        or not _children(attention) >= _ATTENTION_PARTS
-        or _children(mlp) != _MLP_PARTS
-    ):
-        return "unknown parts in a layer"
-    plain = (nn.Linear, Linear, QuantizedLinear)
-    if any(type(m) not in plain for n, m in layer.named_modules() if n.endswith("_proj")):
-        return "projections that are not plain linear layers"
-    if not isinstance(mlp.act_fn, nn.SiLU) and type(mlp.act_fn).__name__ != "SiLUActivation":
-        return f"activation {type(mlp.act_fn).__name__}"
-    if attention.head_dim != 2 * num_frequencies:
-        return "positions rotate a part of each head only"
-    if attention.scaling != attention.head_dim**-0.5:
-        return "attention scaled in its own way"
-    biases = [(getattr(attention, n).bias is None) for n in ("q_proj", "k_proj", "v_proj")]
-    biases_mlp = [(getattr(mlp, n).bias is None) for n in ("gate_proj", "up_proj")]
-    if len(set(biases)) > 1 or len(set(biases_mlp)) > 1:
-        return "a bias on some projections of a group only"
-    return None
-
-
-def _children(module: nn.Module) -> set[str]:
-    return {name for name, _ in module.named_children()}
 
 
 class LeanDecoder(Decoder):
     """A model of the Llama family, ready for passes of any run.
 
     Args:
-        model: one without an ``obstacle``.
+        model: one that ``lean_coverage.py`` finds no obstacle in.
         num_copies: of the weights, at most: with one sampling is faster, with two training passes are, with a third
             very few rows. How many the memory budget allows is ``memory_model.num_copies``'s affair.
     """
@@ -144,12 +70,8 @@ class LeanDecoder(Decoder):
     def __init__(self, model: Any, num_copies: int = 3) -> None:
         super().__init__(model)
         body = model.base_model
-        site_of = {site.name: site.index for site in self.sites}
-        module_names = {module: name for name, module in model.named_modules()}
-        self._layers = [
-            _layer_weights(layer, [site_of, module_names], model.config) for layer in body.layers
-        ]
-        self._variants = [_variant(layer.self_attn, model.config) for layer in body.layers]
+        self._layers = lay_out(model, {site.name: site.index for site in self.sites})
+        self._variants = variants(model)
         attention = body.layers[0].self_attn
         self._head_size: int = attention.head_dim
         self._num_kv = attention.k_proj.out_features // attention.head_dim
@@ -160,10 +82,7 @@ class LeanDecoder(Decoder):
         # An accelerator would have to be waited for at each pass to learn how far they must reach.
         self._cos_sin = self._tables(0 if self.device.type == "cpu" else self.context_length - 1)
         self._is_quantized = bool(self._quantized())
-        self._lock = Lock()
-        self._adapters: WeakKeyDictionary[AdapterWeights, list[LayerAdapters]]
-        self._adapters = WeakKeyDictionary()
-        self._combined: dict[tuple[ref[AdapterWeights], ...], list[LayerAdapters]] = {}
+        self._adapters = HeldAdapters(self._layers)
         self._trained_layers = self._sampling_layers = self._layers
         self._pack(num_copies)
         self._decode_layers = None
@@ -233,7 +152,7 @@ class LeanDecoder(Decoder):
         """Inference mode: the bookkeeping it saves is a tenth of a small step.
 
         Tensors made under it may not enter a pass with gradients, so what both kinds of passes share
-        (``_groups``, ``_tables``) is made outside.
+        (``held_adapters.py``, ``_tables``) is made outside.
         """
         return torch.inference_mode()
 
@@ -277,7 +196,7 @@ class LeanDecoder(Decoder):
             leaf_P = alike.adapters[0].leaf_P
             gradient_AP = leaf_P.new_zeros(len(alike.adapters), *leaf_P.shape)
             rows = TrainedRows(alike.start, alike.end, alike.dropouts, gradient_AP)
-            trained.append((self._groups(alike), rows))
+            trained.append((self._adapters.of(alike.adapters), rows))
         return trained
 
     def _trained_layer(
@@ -310,7 +229,7 @@ class LeanDecoder(Decoder):
         # On an accelerator a recorded step (``decode_graph.py``) reads adapters for as long as it is held, which copies
         # of several side by side do not outlast; there calls cost nothing.
         alike = alike_rows(segments, may_join=self.device.type == "cpu")
-        parts = [(self._groups(rows), rows.start, rows.end) for rows in alike]
+        parts = [(self._adapters.of(rows.adapters), rows.start, rows.end) for rows in alike]
         steps = self._decode_layers
         if steps is not None and isinstance(layout, DecodeLayout) and steps.sees_all(layout):
             return steps(x_ND, rotation, layout, parts)
@@ -332,43 +251,6 @@ class LeanDecoder(Decoder):
         q, k, v = heads_BHTE.split((self._num_q, self._num_kv, self._num_kv), dim=1)
         out_BHTE = layout.attend(index, q, k, v, self._variants[index])
         return out_BHTE.transpose(1, 2).reshape(heads_NHE.shape[0], -1)
-
-    def _groups(self, alike: AlikeRows) -> list[LayerAdapters]:
-        with self._lock:
-            if len(alike.adapters) == 1:
-                return self._groups_of_one(alike.adapters[0])
-            return self._groups_of_several(alike.adapters)
-
-    def _groups_of_one(self, adapter: AdapterWeights) -> list[LayerAdapters]:
-        groups = self._adapters.get(adapter)
-        if groups is None:
-            groups = self._adapters[adapter] = self._new_groups([adapter])
-        return groups
-
-    def _groups_of_several(self, adapters: tuple[AdapterWeights, ...]) -> list[LayerAdapters]:
-        """Of the last few combinations; each is a copy of its adapters."""
-        key = tuple(map(ref, adapters))
-        for known in [known for known in self._combined if any(r() is None for r in known)]:
-            del self._combined[known]
-        groups = self._combined.pop(key, None) or self._new_groups(adapters)
-        self._combined[key] = groups
-        if len(self._combined) > _MAX_COMBINED:
-            del self._combined[next(iter(self._combined))]
-        return groups
-
-    def _new_groups(self, adapters: Sequence[AdapterWeights]) -> list[LayerAdapters]:
-        with torch.inference_mode(False), torch.no_grad():
-            leaves = [adapter.leaf_P.detach() for adapter in adapters]
-            numbers_AP = torch.stack(leaves) if len(leaves) > 1 else leaves[0][None]
-            return [
-                LayerAdapters(
-                    *(
-                        GroupAdapter(projection, adapters, numbers_AP)
-                        for projection in (layer.qkv, layer.out, layer.gate_up, layer.down)
-                    )
-                )
-                for layer in self._layers
-            ]
 
     def _rotation(self, positions_N: Tensor) -> Rotation:
         cos, sin = self._cos_sin
@@ -408,60 +290,3 @@ def _adapters_of_layer(
         RowAdapters([(groups.gate_up, rows) for groups, rows in here], num_rows),
         RowAdapters([(groups.down, rows) for groups, rows in here], num_rows),
     )
-
-
-def _layer_weights(layer: Any, names: Sequence[Any], config: Any) -> LayerWeights:
-    site_of, module_names = names
-    attention, mlp = layer.self_attn, layer.mlp
-
-    def projection(*modules: nn.Linear) -> FrozenLayers:
-        return _projection(modules, [site_of[module_names[module]] for module in modules])
-
-    num_q, num_k = (
-        module.out_features // attention.head_dim for module in (attention.q_proj, attention.k_proj)
-    )
-    norm_qk = None
-    if hasattr(attention, "q_norm"):
-        norm_qk = torch.cat(
-            [attention.q_norm.weight.expand(num_q, -1), attention.k_norm.weight.expand(num_k, -1)]
-        )
-    return LayerWeights(
-        norm_in=layer.input_layernorm.weight,
-        norm_mid=layer.post_attention_layernorm.weight,
-        norm_qk_HE=norm_qk,
-        qkv=projection(attention.q_proj, attention.k_proj, attention.v_proj),
-        out=projection(attention.o_proj),
-        gate_up=projection(mlp.gate_proj, mlp.up_proj),
-        down=projection(mlp.down_proj),
-        num_rotated=num_q + num_k,
-        head_size=attention.head_dim,
-        eps=config.rms_norm_eps,
-    )
-
-
-def _projection(modules: Sequence[nn.Linear], sites: Sequence[int]) -> FrozenLayers:
-    """Lay weights one below the other; the modules' parameters become views, so nothing is held twice."""
-    parts, start = [], 0
-    for module, site in zip(modules, sites, strict=True):
-        parts.append((site, start, start + module.out_features))
-        start += module.out_features
-    quantized = [module for module in modules if isinstance(module, QuantizedLinear)]
-    if quantized:
-        return QuantizedProjection(tuple(quantized), tuple(parts))
-    weight, bias = modules[0].weight.data, modules[0].bias
-    if len(modules) > 1:
-        weight = torch.cat([module.weight.data for module in modules])
-        for module, (_, first, end) in zip(modules, parts, strict=True):
-            module.weight.data = weight[first:end]
-        if bias is not None:
-            bias = torch.cat([module.bias.data for module in modules])
-    return Projection(weight, None if bias is None else bias.detach(), tuple(parts))
-
-
-def _variant(attention: Any, config: Any) -> Variant:
-    """Mistral's layers ask the config for their window, the others hold their own."""
-    if type(attention).__name__ == "MistralAttention":
-        window = getattr(config, "sliding_window", None)
-    else:
-        window = getattr(attention, "sliding_window", None)
-    return Variant(attention.scaling, window, None)

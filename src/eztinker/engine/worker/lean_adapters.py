@@ -1,8 +1,8 @@
 """Frozen projections of a lean layer, and what adapters add to them, gradients written out by hand.
 
 A pass may hold rows of several runs, each with its own adapter, rank and dropout; base weights are applied
-to all rows at once. Knows no attention, no runs and no requests. Called by ``lean_layer.py``; ``decoder.py``
-builds what it needs.
+to all rows at once. Knows no attention, no runs and no requests. Called by ``lean_layer.py``;
+``lean_weights.py`` and ``held_adapters.py`` build what it needs.
 
 Axes: N flat rows (tokens) of a pass, D input size, O output size, K rank times number of projections, A alike
 adapters, T rows of each of them, P an adapter's numbers.

@@ -2,7 +2,7 @@
 
 ``read_lean_model`` covers what it knows to the letter: files and a ``config.json`` that say everything and
 nothing unusual (whole heads rotated by plain frequencies, no window, no file format of a quantiser). Of
-everything else it says None, and transformers reads it. The result has the modules that ``decoder.py`` looks
+everything else it says None, and transformers reads it. The result has the modules that ``lean_weights.py`` looks
 for, under the names that transformers gives them, and computes nothing itself. Called by ``base_model.py``,
 which compares what comes of it with numbers of transformers.
 """

@@ -4,6 +4,7 @@
 #   make test    set up .venv with development tools and run the tests
 #   make check   format, lint, types, import contracts, known vulnerabilities
 #   make bench   the benchmarks, as JSON below benchmarks/results
+#   make architectures  every architecture of docs/models.md, trained and sampled against transformers (minutes)
 #   make fuzz    requests nobody would write, sixty thousand of them (make test sends ten thousand)
 #   make audit   known vulnerabilities of the installed packages (asks the package index)
 #   make recovery  the long form of tests/recovery: kills, places to die at, power cuts, mutations (hours)
@@ -23,7 +24,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test check bench recovery soak docs golden cookbook cookbook-loops sdk-versions sdk-versions-check nano recipes clean fuzz audit lawshift finance
+.PHONY: demo test check bench recovery soak docs golden cookbook cookbook-loops sdk-versions sdk-versions-check nano recipes clean fuzz audit lawshift finance \
+	architectures
 
 demo: $(VENV)/installed
 	$(BIN)/eztinker demo
@@ -44,6 +46,9 @@ bench: $(VENV)/installed-dev
 	for name in store native_api tinker_sdk engine recovery durability load sampling decoding decode_ways products server training passes \
 		tenants openai_streams memory; do \
 		env -u OMP_WAIT_POLICY $(BIN)/python -m benchmarks.$$name --out benchmarks/results/$$name.json || exit 1; done
+
+architectures: $(VENV)/installed-dev
+	ARCHITECTURES=1 $(BIN)/pytest -n 2 tests/parity/test_architectures.py
 
 fuzz: $(VENV)/installed-dev
 	FUZZ_FACTOR=$${FUZZ_FACTOR:-12} $(BIN)/pytest -s tests/unit/api/test_fuzz.py --timeout 3600

@@ -125,11 +125,11 @@ def test_a_round_trip_is_short(client: EZTinkerClient):
     assert statistics.median(seconds) < 0.015
 
 
-def test_a_killed_and_restarted_server_is_a_pause(tmp_path: Path, tiny_model: Path):
-    server = ServerProcess(tmp_path, "--alias", f"t={tiny_model}").start()
+def test_a_killed_and_restarted_server_is_a_pause(tmp_path: Path):
+    server = ServerProcess(tmp_path).start()
     try:
         with EZTinkerClient(server.url, timeout=60) as client:
-            run_id = client.create_run("t")
+            run_id = client.create_run("nano")
             steps: list[int] = []
             trainer = threading.Thread(target=_train, args=(client, run_id, steps))
             trainer.start()
@@ -160,14 +160,12 @@ def test_embedded_server_lives_as_long_as_its_client(tiny_model: Path):
     assert not server.state_dir.exists()
 
 
-async def test_embedded_server_of_the_async_client_keeps_a_given_state(
-    tiny_model: Path, tmp_path: Path
-):
+async def test_embedded_server_of_the_async_client_keeps_a_given_state(tmp_path: Path):
     for expected in ([], ["mine"]):
         async with await AsyncEZTinkerClient.embedded(state_dir=tmp_path, num_threads=1) as client:
             assert [run["run_id"] for run in await client.get_runs()] == expected
             if not expected:
-                await client.create_run(str(tiny_model), run_id="mine")
+                await client.create_run("nano", run_id="mine")
 
 
 @pytest.mark.parametrize("settings", [{"num_thread": 1}, {"port": 80}, {"workers": 0}])
@@ -176,13 +174,13 @@ def test_a_wrong_setting_of_an_embedded_server_is_named(settings: dict[str, int]
         EZTinkerClient.embedded(**settings)
 
 
-def test_a_killed_script_takes_its_embedded_server_along(tiny_model: Path):
+def test_a_killed_script_takes_its_embedded_server_along():
     code = (
-        "import sys, eztinker; c = eztinker.EZTinkerClient.embedded(sys.argv[1], num_threads=1);"
+        "import eztinker; c = eztinker.EZTinkerClient.embedded(num_threads=1);"
         "print(c.base_url, flush=True); input()"
     )
     script = subprocess.Popen(
-        [sys.executable, "-c", code, str(tiny_model)],
+        [sys.executable, "-c", code],
         env=environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

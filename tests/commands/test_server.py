@@ -150,9 +150,7 @@ def test_wrong_flags_are_usage(tmp_path: Path, flags: list[str], said: str):
     assert "Traceback" not in done.stderr
 
 
-def test_reload_restarts_with_the_same_state(
-    tmp_path: Path, tiny_model: Path, started: list[subprocess.Popen[str]]
-):
+def test_reload_restarts_with_the_same_state(tmp_path: Path, started: list[subprocess.Popen[str]]):
     sources = tmp_path / "sources"
     sources.mkdir()
     (sources / "a.py").write_text("")
@@ -160,10 +158,10 @@ def test_reload_restarts_with_the_same_state(
         "import sys; from pathlib import Path; from eztinker.cli.reload import serve_reloading;"
         f"sys.exit(serve_reloading(sys.argv[1:], Path({str(sources)!r})))"
     )
-    supervisor = start(tmp_path, "--alias", f"t={tiny_model}", command=(sys.executable, "-c", code))
+    supervisor = start(tmp_path, command=(sys.executable, "-c", code))
     started.append(supervisor)
     with EZTinkerClient(url_of(tmp_path)) as client:
-        client.create_run("t", run_id="mine")
+        client.create_run("nano", run_id="mine")
     (tmp_path / "ready").unlink()
     (sources / "a.py").write_text("changed = True")
     with EZTinkerClient(url_of(tmp_path)) as client:

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -22,15 +21,11 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def guarded(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     """A server whose keys are made by the command line, before and while it runs."""
     state_dir = tmp_path_factory.mktemp("guarded")
     assert command("keys", "create", "first", "--state-dir", str(state_dir)).returncode == 0
-    server = EmbeddedServer(
-        ["tiny"],
-        state_dir=state_dir,
-        settings={"aliases": {"tiny": str(tiny_model)}, "num_threads": 1},
-    )
+    server = EmbeddedServer(["nano"], state_dir=state_dir, settings={"num_threads": 1})
     yield server
     server.close()
 
@@ -62,10 +57,10 @@ def test_our_client_with_and_without_a_key(guarded: EmbeddedServer, alice: str) 
         with pytest.raises(AuthError):
             client.get_runs()
     with EZTinkerClient(guarded.base_url, guarded.api_key) as admin:
-        admins = admin.create_run("tiny", 1)
+        admins = admin.create_run("nano", 1)
         bob = admin.create_key("bob")["key"]
     with EZTinkerClient(guarded.base_url, alice) as client:
-        run_id = client.create_run("tiny", 1)
+        run_id = client.create_run("nano", 1)
         client.forward_backward(run_id, [1, 2, 3])
         assert [run["run_id"] for run in client.get_runs()] == [run_id]
         with pytest.raises(NotFoundError):
@@ -78,7 +73,7 @@ def test_our_client_with_and_without_a_key(guarded: EmbeddedServer, alice: str) 
 
 def test_the_sdk_with_a_key(sdk, guarded: EmbeddedServer, alice: str) -> None:
     with sdk.ServiceClient(base_url=guarded.base_url, api_key=alice) as service:
-        model = service.create_lora_training_client(base_model="tiny", rank=1, seed=1).result()
+        model = service.create_lora_training_client(base_model="nano", rank=1, seed=1).result()
         sampler = model.save_weights_and_get_sampling_client().result()
         prompt = sdk.ModelInput.from_ints([1, 2, 3])
         answer = sampler.sample(prompt, 1, sdk.SamplingParams(max_tokens=2)).result()

@@ -28,6 +28,11 @@ class Journal:
     def __init__(self, path: Path, done: dict[int, dict[str, Any]], file: TextIO) -> None:
         self._path, self.done, self._file = path, done, file
 
+    @staticmethod
+    def is_begun(output: Path) -> bool:
+        """Whether an output has a journal: it is half done."""
+        return _path_of(output).exists()
+
     @classmethod
     def open(
         cls,
@@ -48,7 +53,7 @@ class Journal:
         Raises:
             InvalidRequestError: the output is finished, or its journal has other settings.
         """
-        path = output.with_name(f".{output.name}.journal.jsonl")
+        path = _path_of(output)
         if overwrite:
             path.unlink(missing_ok=True)
             if not keeps_output:
@@ -83,6 +88,10 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+
+def _path_of(output: Path) -> Path:
+    return output.with_name(f".{output.name}.journal.jsonl")
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:

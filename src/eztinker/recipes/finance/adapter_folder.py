@@ -7,43 +7,52 @@ the training stages and the recipe.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eztinker.errors import InvalidRequestError
+from eztinker.recipes.experiment.folder import forget
+from eztinker.recipes.finance.outputs import (
+    MADE_FROM_FILE,
+    digests_of,
+    read_json,
+    refuse_present,
+)
 from eztinker.rl.durable import draft_of, put_in_place, write_text
 
 FINISHED_FILE = "finished.json"
 _STATE_FILE = "state.json"
 
 
-def begin(folder: Path, target: Path, *, overwrite: bool) -> bool:
+def begin(folder: Path, target: Path, inputs: Sequence[Path] = (), *, overwrite: bool) -> bool:
     """Make sure that a stage may begin or go on.
 
     Args:
         folder: of its experiment.
         target: the adapter that it makes.
+        inputs: files that it is made from; a half-done training of others begins afresh.
         overwrite: begin afresh.
 
     Returns:
         Whether the experiment's folder is to be begun afresh.
 
     Raises:
-        InvalidRequestError: the adapter is there and nothing is half done (``code="output_exists"``).
+        InvalidRequestError: the adapter is there and nothing is half done (``code="output_exists"``, or
+            ``output_stale`` when it was made from other inputs).
     """
-    finished = folder / FINISHED_FILE
-    if overwrite:
-        finished.unlink(missing_ok=True)
-        return True
-    is_half_done = (folder / _STATE_FILE).is_file() and not finished.is_file()
-    if target.exists() and not is_half_done:
-        raise InvalidRequestError(
-            f"{target} exists and is finished. Pass --overwrite (overwrite=true) to train it anew.",
-            code="output_exists",
-            field="overwrite",
-        )
-    finished.unlink(missing_ok=True)  # the adapter was removed by hand: it is made again
-    return False
+    finished, note = folder / FINISHED_FILE, folder / MADE_FROM_FILE
+    held, now = read_json(note), digests_of(inputs)
+    is_begun = held is not None or (folder / _STATE_FILE).is_file()
+    if target.exists() and not overwrite and (finished.is_file() or not is_begun):
+        refuse_present(target, held, now)
+    is_afresh = overwrite or held not in (None, now)
+    if is_afresh:
+        forget(
+            folder
+        )  # before the mark below goes: a kill between them leaves no older training to continue
+    finished.unlink(missing_ok=True)  # or the adapter was removed by hand: it is made again
+    write_text(note, json.dumps(now, indent=1) + "\n")
+    return is_afresh
 
 
 def bring_home(client: Any, checkpoint: str, target: Path) -> Path:
@@ -62,5 +71,4 @@ def finish(folder: Path, figures: dict[str, Any]) -> None:
 
 def finished_figures(folder: Path) -> dict[str, Any]:
     """What a finished stage reported; empty when it was not done here."""
-    path = folder / FINISHED_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(folder / FINISHED_FILE) or {}

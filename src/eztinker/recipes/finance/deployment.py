@@ -18,17 +18,22 @@ from typing import Any, NoReturn
 import httpx
 
 from eztinker.errors import (
-    AlreadyExistsError,
     InvalidRequestError,
     NotFoundError,
     ServerUnreachableError,
 )
-from eztinker.recipes.experiment.policy import ADAPTER_CONFIG
+from eztinker.recipes.experiment.policy import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from eztinker.recipes.finance.config import FinanceConfig
+from eztinker.recipes.finance.outputs import (
+    MADE_FROM_FILE,
+    digests_of,
+    read_json,
+    refuse_present,
+)
 from eztinker.recipes.finance.vllm_server import vllm_command
 from eztinker.recipes.terminal import Progress, pick
 from eztinker.rendering.finance import finance_request
-from eztinker.rl.durable import draft_of, put_in_place
+from eztinker.rl.durable import draft_of, put_in_place, write_text
 
 NAME = "finance-deploy"
 DEFAULT_NAME = "ckpts/merged_model"
@@ -80,20 +85,19 @@ def merge(config: FinanceConfig, progress: Progress, adapter: Path | None = None
 
     Raises:
         NotFoundError: no adapter; the message says which stage to run.
-        AlreadyExistsError: there is a merged model, and nothing is to be overwritten (``code="output_exists"``).
-        InvalidRequestError: the command refused; the message is its own.
+        InvalidRequestError: there is a merged model, and nothing is to be overwritten (``code="output_exists"``, or
+            ``output_stale`` when another adapter was merged); or the command refused; the message is its own.
     """
     source, target = adapter or config.adapter("grpo"), config.paths.merged_model
     _refuse_whole_model(source)
+    weights = source / ADAPTER_WEIGHTS
+    made_from = digests_of([weights] if weights.is_file() else [])  # the command says what is amiss
     if target.exists() and not config.overwrite:
-        raise AlreadyExistsError(
-            f"{target} exists and is finished. Pass --overwrite (overwrite=true) to merge anew.",
-            code="output_exists",
-            field="overwrite",
-        )
+        refuse_present(target, read_json(target / MADE_FROM_FILE), made_from)
     progress.say(pick(f"Merging {source} into its base model", f"合并 {source} 到基础模型"))
     draft = draft_of(target)
     done = _merged(source, draft)
+    write_text(draft / MADE_FROM_FILE, json.dumps(made_from, indent=1) + "\n")
     put_in_place(draft, target)
     return {**done, "folder": str(target), "adapter": str(source)}
 

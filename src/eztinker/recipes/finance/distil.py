@@ -18,7 +18,7 @@ from eztinker.errors import EZTinkerError
 from eztinker.grading.reasoning_form import read_form
 from eztinker.recipes.experiment.journal import Journal
 from eztinker.recipes.finance.config import FinanceConfig
-from eztinker.recipes.finance.outputs import digest_of
+from eztinker.recipes.finance.outputs import digest_of, refuse_finished_journal
 from eztinker.recipes.finance.teacher import ModelTeacher, Teacher, TeacherAnswer, TeacherRequest
 from eztinker.recipes.terminal import Progress, pick
 from eztinker.rl.durable import write_text
@@ -43,6 +43,9 @@ def run(
     """
     paths = config.paths
     rows = _questions(config)
+    statistics_path = paths.distilled.with_name(STATS_FILE)
+    if not config.overwrite:
+        refuse_finished_journal(paths.distilled, statistics_path, paths.raw)
     teacher = teacher or ModelTeacher(client, config.teacher, config.data.seed)
     settings = {
         "teacher": teacher.identity,
@@ -66,7 +69,6 @@ def run(
         done = [journal.done[i] for i in range(len(rows))]
         seconds = time.monotonic() - started_s
         statistics = _statistics(rows, done, settings, len(rows) - num_before, seconds)
-        statistics_path = paths.distilled.with_name(STATS_FILE)
         write_text(statistics_path, json.dumps(statistics, ensure_ascii=False, indent=1) + "\n")
         kept = [_row(row, one) for row, one in zip(rows, done, strict=True) if one["is_complete"]]
         if not kept:

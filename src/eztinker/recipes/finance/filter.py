@@ -30,7 +30,7 @@ from eztinker.grading.reasoning_form import read_form
 from eztinker.recipes.experiment.journal import Journal
 from eztinker.recipes.finance.config import FinanceConfig
 from eztinker.recipes.finance.judging import Judge, JudgeRequest, ModelJudge
-from eztinker.recipes.finance.outputs import digest_of
+from eztinker.recipes.finance.outputs import digest_of, refuse_finished_journal
 from eztinker.recipes.finance.parts import FilterConfig
 from eztinker.recipes.finance.split import split_rows
 from eztinker.recipes.terminal import Progress, pick
@@ -58,6 +58,8 @@ def run(
     """
     paths = config.paths
     rows = _distilled(config)
+    if not config.overwrite:
+        refuse_finished_journal(paths.filter_stats, paths.filter_stats, paths.distilled)
     judge = (judge or ModelJudge(client, config.judge)) if config.use_judge else None
     settings = {
         **config.filter.model_dump(mode="json"),

@@ -15,6 +15,7 @@ from eztinker.dataset.finance import RLRow, read_records
 from eztinker.grading.finance import grade_finance
 from eztinker.grading.reasoning_form import read_form
 from eztinker.recipes.catalogue import get_recipe
+from eztinker.recipes.experiment.policy import ADAPTER_WEIGHTS
 from eztinker.recipes.experiment.session import lora_of
 from eztinker.recipes.experiment.settings import make_settings
 from eztinker.recipes.finance.adapter_folder import begin, bring_home, finish, finished_figures
@@ -59,7 +60,12 @@ def run(
     rows = _rows(config)
     start = config.adapter("sft")
     folder = folder_of(config)
-    is_afresh = begin(folder, config.paths.grpo_lora, overwrite=config.overwrite)
+    is_afresh = begin(
+        folder,
+        config.paths.grpo_lora,
+        [config.paths.rl_rows, start / ADAPTER_WEIGHTS],
+        overwrite=config.overwrite,
+    )
     checkpoint = import_start(client, start, config)
     settings = _settings(config, folder, client, progress, checkpoint, is_afresh=is_afresh)
     tokenizer = client.get_tokenizer(config.model.base_model)

@@ -53,9 +53,9 @@ def run(config: FinanceConfig, client: Any, progress: Progress) -> dict[str, Any
         "left_out": dict(found.left_out + custom.left_out),
         "settings": config.data.model_dump(mode="json"),
     }
-    write_text(path, as_jsonl(sample.rows))
     statistics_path = path.with_name(STATS_FILE)
     write_text(statistics_path, json.dumps(statistics, ensure_ascii=False, indent=1) + "\n")
+    write_text(path, as_jsonl(sample.rows))  # the last: where it is, the stage is done
     _tell(statistics, data.total_samples, progress)
     return {**statistics, "output": str(path), "statistics": str(statistics_path)}
 

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field
 from eztinker.errors import EZTinkerError
 from eztinker.recipes.experiment.plan import Plan
 from eztinker.recipes.finance.config import FinanceConfig, read_config_file
+from eztinker.recipes.finance.outputs import STALE
 from eztinker.recipes.finance.stages import STAGES, read_stages
 from eztinker.recipes.terminal import Progress, SilentProgress, pick
 
@@ -30,7 +31,7 @@ _MODULES = {
     7: "deployment",
     8: "ablation",
 }
-_FINISHED = ("output_exists",)
+FINISHED = "output_exists"
 Stage = Callable[[FinanceConfig, Any, Progress], dict[str, Any]]
 
 
@@ -83,10 +84,9 @@ def run(
         progress.say(pick(f"Stage {number} of 8: {STAGES[number]}", f"第 {number} 阶段，共 8 阶段"))
         work = (stages or {}).get(number) or stage_of(number)
         try:
-            figures[name] = work(
-                config.model_copy(update={"overwrite": is_fresh}), client, progress
-            )
-            is_fresh = True
+            made = _made(work, config.model_copy(update={"overwrite": is_fresh}), client, progress)
+            figures[name] = made or {"done_already": True}
+            is_fresh = is_fresh or made is not None
         except KeyboardInterrupt:
             progress.say(
                 pick(
@@ -95,12 +95,22 @@ def run(
                 )
             )
             raise
-        except EZTinkerError as error:
-            if error.details.get("code", error.code) not in _FINISHED:
-                raise
-            progress.say(pick("Done already.", "已完成。"))
-            figures[name] = {"done_already": True}
     return figures
+
+
+def _made(work: Stage, config: Config, client: Any, progress: Progress) -> dict[str, Any] | None:
+    """Figures of a stage; None when its output is there and still that of its inputs."""
+    try:
+        return work(config, client, progress)
+    except EZTinkerError as error:
+        code = error.details.get("code", error.code)
+        if code not in (FINISHED, STALE):
+            raise
+    if code == STALE:
+        progress.say(pick("Made from other inputs: done anew.", "输入已变化，重新执行。"))
+        return work(config.model_copy(update={"overwrite": True}), client, progress)
+    progress.say(pick("Done already.", "已完成。"))
+    return None
 
 
 def plan(config: Config, client: Any) -> Plan:

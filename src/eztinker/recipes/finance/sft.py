@@ -47,7 +47,9 @@ def run(config: FinanceConfig, client: Any, progress: Progress) -> dict[str, Any
     """
     rows = _rows(config)
     folder = folder_of(config)
-    is_afresh = begin(folder, config.paths.sft_lora, overwrite=config.overwrite)
+    is_afresh = begin(
+        folder, config.paths.sft_lora, [config.paths.sft_rows], overwrite=config.overwrite
+    )
     write_conversations(folder / CONVERSATIONS_FILE, rows)
     settings = _settings(config, folder, client, progress, is_afresh=is_afresh)
     trained = get_recipe("sft").run(settings, client, progress)

@@ -217,6 +217,23 @@ def test_a_killed_distillation_goes_on_where_it_stood(tmp_path: Path) -> None:
     assert caught.value.code == "output_exists"
 
 
+def test_rows_that_were_made_from_others_are_said_to_be(tmp_path: Path) -> None:
+    rows = raw_rows(12)
+    write_raw(tmp_path, rows)
+    distil.run(config(tmp_path), None, SILENT, teacher=Teacher(rows, {}))
+    filter.run(config(tmp_path, use_judge=False), None, SILENT)
+    with pytest.raises(InvalidRequestError) as finished:
+        filter.run(config(tmp_path, use_judge=False), None, SILENT)
+    assert finished.value.code == "output_exists"
+    write_raw(tmp_path, rows[:-1])
+    with pytest.raises(InvalidRequestError, match=r"another raw\.jsonl") as stale:
+        distil.run(config(tmp_path), None, SILENT, teacher=Teacher(rows, {}))
+    assert stale.value.code == "output_stale"
+    distil.run(config(tmp_path, overwrite=True), None, SILENT, teacher=Teacher(rows[:-1], {}))
+    with pytest.raises(InvalidRequestError, match=r"another distilled\.jsonl"):
+        filter.run(config(tmp_path, use_judge=False), None, SILENT)
+
+
 def test_a_teacher_without_form_is_told_and_leaves_earlier_rows_alone(tmp_path: Path) -> None:
     rows = raw_rows(4)
     write_raw(tmp_path, rows)

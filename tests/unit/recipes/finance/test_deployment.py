@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from eztinker.errors import (
-    AlreadyExistsError,
     EZTinkerError,
     InvalidRequestError,
     NotFoundError,
@@ -43,8 +42,9 @@ def test_without_an_adapter_the_stage_to_run_is_named(tmp_path: Path) -> None:
 
 
 def test_a_merged_model_is_not_merged_again_and_stays(root: Path) -> None:
-    with pytest.raises(AlreadyExistsError, match="--overwrite"):
+    with pytest.raises(InvalidRequestError, match="--overwrite") as finished:
         act(root, "merge")
+    assert finished.value.code == "output_exists"
     with pytest.raises(InvalidRequestError, match="is a whole model"):
         act(root, "merge", model_path=str(root / "ckpts" / "merged_model"))
     with pytest.raises(EZTinkerError, match="was not merged") as refused:

@@ -74,6 +74,21 @@ def test_stages_that_are_done_are_not_repeated_and_later_ones_build_on_what_is_n
     assert figures["3 filter"] == {"number": 3}
 
 
+def test_a_stage_whose_inputs_changed_meanwhile_is_done_anew() -> None:
+    """A program that died after stage 3 made something new: nobody remembers, but the inputs of 4 tell."""
+    log = Log(done={1, 2, 3, 5})
+    work = log.stages()
+
+    def stale(config: Any, client: Any, progress: Any) -> dict[str, Any]:
+        if not config.overwrite:
+            raise InvalidRequestError("of other rows", code="output_stale")
+        return log._stage(4)(config, client, progress)
+
+    config = load_settings(recipe.Config, None, ["stages=1-5"])
+    recipe.run(config, None, SilentProgress(), stages=work | {4: stale})
+    assert log.ran == [(4, True), (5, True)]
+
+
 def test_overwrite_repeats_everything() -> None:
     log = Log(done={1, 2})
     run(log, "stages=1-2", "overwrite=true")

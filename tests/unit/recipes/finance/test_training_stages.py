@@ -56,7 +56,6 @@ def test_a_stage_names_the_stage_that_is_missing(tmp_path: Path) -> None:
 def test_half_done_finished_and_afresh(tmp_path: Path) -> None:
     folder, target = tmp_path / "logs", tmp_path / "adapter"
     assert adapter_folder.begin(folder, target, overwrite=False) is False  # nothing yet
-    folder.mkdir()
     (folder / "state.json").write_text("{}")
     target.mkdir()  # of an earlier training; this one is half done and goes on
     assert adapter_folder.begin(folder, target, overwrite=False) is False
@@ -69,6 +68,29 @@ def test_half_done_finished_and_afresh(tmp_path: Path) -> None:
     assert target.exists()  # until the new one is whole
     # Killed now: the next call continues, although the old adapter is still there.
     assert adapter_folder.begin(folder, target, overwrite=False) is False
+
+
+def test_an_adapter_of_other_inputs_is_stale_and_a_half_done_one_begins_afresh(
+    tmp_path: Path,
+) -> None:
+    folder, target, rows = tmp_path / "logs", tmp_path / "adapter", tmp_path / "sft.jsonl"
+    rows.write_text("first")
+    assert adapter_folder.begin(folder, target, [rows], overwrite=False) is False
+    (folder / "state.json").write_text("{}")
+    rows.write_text("second")  # while it is half done
+    assert adapter_folder.begin(folder, target, [rows], overwrite=False) is True
+    assert not (folder / "state.json").exists()
+    target.mkdir()
+    adapter_folder.finish(folder, {"steps": 3})
+    rows.write_text("third")
+    with pytest.raises(InvalidRequestError, match=r"another sft\.jsonl") as refused:
+        adapter_folder.begin(folder, target, [rows], overwrite=False)
+    assert refused.value.code == "output_stale"
+    (folder / "state.json").write_text("{}")
+    assert adapter_folder.begin(folder, target, [rows], overwrite=True) is True
+    # Killed here: nothing of the older training is left to be continued, and the old adapter is not taken for done.
+    assert not (folder / "state.json").exists()
+    assert adapter_folder.begin(folder, target, [rows], overwrite=False) is False
 
 
 class Server:

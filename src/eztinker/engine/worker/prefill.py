@@ -32,6 +32,7 @@ from eztinker.engine.worker.kv_cache import PromptKV
 from eztinker.engine.worker.prefix_cache import BLOCK, PrefixCache, joined
 from eztinker.engine.worker.rows import Row, SampleRequest
 from eztinker.ops.packing import Packing, pack
+from eztinker.types.sampling import SampledSequence
 
 _CHUNK_FLOP = 128e9
 _MIN_CHUNK, _MAX_CHUNK = 64, 2048
@@ -78,6 +79,11 @@ class Prefill:
         if self.request.max_tokens == 0:
             return 0
         return len(self.samples) if self.row is None else 1
+
+    def end_without_tokens(self) -> None:
+        """Answer a request that wants no token: its prompt has been read."""
+        for sample in self.samples:
+            self.request.sequences[sample] = SampledSequence([], [], "length")
 
 
 class Reader:

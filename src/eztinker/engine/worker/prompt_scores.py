@@ -1,6 +1,6 @@
 """What a model says about a prompt that it reads: log-probabilities of its tokens and of others.
 
-Pure functions of hidden states and the head; they know no cache and no batch. Called by ``sampler.py``
+Pure functions of hidden states and the head; they know no cache and no batch. Called by ``ready_prompts.py``
 once per request. Log-probabilities are those of the plain distribution, whatever the temperature.
 
 Axes: T positions of the prompt, D hidden size, K alternatives, V vocabulary, N scored positions.

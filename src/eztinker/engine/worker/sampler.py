@@ -2,7 +2,8 @@
 
 A prompt is read once for all its samples (``prefill.py``), in chunks between which the running rows go
 on. Requests wait for room in the cache (``admission.py``); when memory runs out all the same, some rows
-give their place back and are read again later. Rows of different adapters share a step. What a row draws
+give their place back and are read again later. What was read waits in ``ready_prompts.py`` for its rows to
+start. Rows of different adapters share a step. What a row draws
 depends on its seed, its number and its logits, not on its neighbours. Knows no messages;
 ``sampling_work.py`` calls ``step`` between units of training.
 
@@ -23,17 +24,16 @@ from eztinker.engine.worker.data_checks import check_token_ids
 from eztinker.engine.worker.decode_graph import DecodeGraphs, Recorder
 from eztinker.engine.worker.decode_step import draw_step
 from eztinker.engine.worker.devices import is_out_of_memory, threads_for
-from eztinker.engine.worker.drawing import Wishes, draw_first, draw_next
+from eztinker.engine.worker.drawing import Wishes, draw_next
 from eztinker.engine.worker.kv_cache import KVCache
 from eztinker.engine.worker.lora import AdapterWeights
 from eztinker.engine.worker.prefill import Prefill, Reader
 from eztinker.engine.worker.prefix_cache import PrefixCache
-from eztinker.engine.worker.prompt_scores import score_prompt
+from eztinker.engine.worker.ready_prompts import ReadyPrompts
 from eztinker.engine.worker.rows import Row, SampleRequest, Stopwatch
 from eztinker.errors import InvalidRequestError
 from eztinker.rendering.stops import StopStringMatcher
 from eztinker.types.operations import Sample
-from eztinker.types.sampling import SampledSequence
 
 _DECODE_STEPS = 8
 _UNIT_S = 0.1
@@ -78,7 +78,7 @@ class Sampler:
         if recorder is not None and self._decoder.can_be_recorded and not deterministic:
             self._graphs = DecodeGraphs(self._decoder, self._cache, recorder)
         self._flops_per_token = 2 * self._decoder.num_parameters
-        self._ready: list[Prefill] = []
+        self._ready = ReadyPrompts(base)
         self._owed_s = 0.0
         self.in_step: list[SampleRequest] = []
         self.on_drawn: Callable[[list[Row]], None] = _tell_nobody
@@ -95,7 +95,7 @@ class Sampler:
 
     def requests(self) -> list[SampleRequest]:
         """Everything queued or running."""
-        reading = (prefill.request for prefill in (*self._reader.queue, *self._ready))
+        reading = (prefill.request for prefill in (*self._reader.queue, *self._ready.prefills))
         rows = (row.request for row in (*self._batch.rows, *self._admission.rows))
         return list(dict.fromkeys([*rows, *reading, *self._admission.requests]))
 
@@ -134,7 +134,7 @@ class Sampler:
         """Forget a request and free its rows."""
         self._admission.cancel(request)
         self._reader.queue = [p for p in self._reader.queue if p.request is not request]
-        self._ready = [p for p in self._ready if p.request is not request]
+        self._ready.cancel(request)
         with self._decoder.without_gradients():
             for place in reversed(range(len(self._batch.rows))):
                 if self._batch.rows[place].request is request:
@@ -149,7 +149,7 @@ class Sampler:
     def _step(self) -> list[SampleRequest]:
         self._admit()
         try:
-            if self._ready:
+            if self._ready.prefills:
                 return self._start()
             is_due = self._owed_s < _MAX_STALL_S or not self._batch.rows
             if self._reader.queue and is_due:
@@ -165,7 +165,7 @@ class Sampler:
     def _admit(self) -> None:
         """Begin to read the prompts of rows and requests that there is room for."""
         waiting, rows = self._admission, self._batch.rows
-        prefills = (*self._reader.queue, *self._ready)
+        prefills = (*self._reader.queue, *self._ready.prefills)
         reading = [prefill.request for prefill in prefills for _ in range(prefill.num_rows)]
         while (row := waiting.next_row(rows, reading)) is not None:
             self._reader.resume(row)
@@ -195,10 +195,10 @@ class Sampler:
             self._put_back(len(self._batch.rows) // 2)
             self._admission.max_rows = len(self._batch.rows)
             return True
-        if not self._ready:
+        if not self._ready.prefills:
             return self._reader.halve_chunk()
-        gave_way = self._put_back_ready()
-        self._admission.max_rows = max(1, sum(prefill.num_rows for prefill in self._ready))
+        gave_way = self._ready.put_back_half(self._admission)
+        self._admission.max_rows = max(1, self._ready.num_rows)
         return gave_way
 
     def _put_back(self, num_rows: int) -> None:
@@ -208,26 +208,6 @@ class Sampler:
             place = max(range(len(lengths)), key=lambda i: (-lengths[i], i))
             self._admission.rows.appendleft(self._batch.rows[place])
             self._batch.remove(place)
-
-    def _put_back_ready(self) -> bool:
-        """Start only half of the rows whose prompts have been read; False if that would be none."""
-        num_rows = sum(prefill.num_rows for prefill in self._ready)
-        if num_rows < 2:
-            return False
-        num_left = num_rows // 2
-        kept: list[Prefill] = []
-        for prefill in self._ready:
-            if prefill.num_rows <= num_left:
-                kept.append(prefill)
-            elif prefill.row is not None:
-                self._admission.rows.append(prefill.row)
-            else:
-                self._admission.put_back(prefill.request, prefill.samples[num_left:])
-                prefill.samples = prefill.samples[:num_left]
-                kept += [prefill] if num_left else []
-            num_left -= min(num_left, prefill.num_rows)
-        self._ready = kept
-        return True
 
     # Prompts -------------------------------------------------------------------------------------
 
@@ -239,77 +219,50 @@ class Sampler:
         if self._batch.rows:
             self._owed_s += watch.elapsed_s
         watch.share(self.in_step)
-        self._ready += done
+        self._ready.prefills += done
         return self._start() if done else []
 
     def _start(self) -> list[SampleRequest]:
         """Give each new row its prompt's cache and its first token."""
         watch = Stopwatch()
-        while self._admission.overflows(self._lengths()) and self._put_back_ready():
+        while self._admission.overflows(self._lengths()) and self._ready.put_back_half(
+            self._admission
+        ):
             pass
         while self._admission.overflows(self._lengths()):
             self._put_back(1)
-        ready = self._ready
+        ready = self._ready.prefills
         self.in_step = list(dict.fromkeys(prefill.request for prefill in ready))
-        starting = [prefill for prefill in ready if prefill.row is None and prefill.num_rows]
-        drawn = self._first_tokens(starting) if starting else {}
-        for prefill in ready:
-            self._score(prefill)
+        new_P = self._ready.first_rows()
+        self._ready.score()
         self._make_room()
-        self._ready = []
-        for prefill in ready:
-            self._prefixes.add(prefill.request.adapter, prefill.tokens_T, prefill.kv)
-            prefill.request.num_reused = max(prefill.request.num_reused, prefill.num_reused)
-            for row in [prefill.row] if prefill.row is not None else drawn.get(id(prefill), []):
-                row.num_cached = len(prefill.tokens_T)
-                row.prompt = prefill.kv if self._is_shared(prefill) else None
-                place = self._batch.insert(row)
-                if row.prompt is None:
-                    self._cache.store_prompt(place, prefill.kv)
-        self._report([row for rows in drawn.values() for row in rows])
+        self._ready.prefills = []
+        for prefill, new in zip(ready, new_P, strict=True):
+            self._begin(prefill, new if prefill.row is None else [prefill.row])
+        self._report([row for new in new_P for row in new])
         finished = self._sweep()
         for prefill in ready:
             if prefill.request.max_tokens == 0:
-                for sample in prefill.samples:
-                    prefill.request.sequences[sample] = SampledSequence([], [], "length")
+                prefill.end_without_tokens()
                 finished.append(prefill.request)
         watch.share(self.in_step)
         self._release()
         return finished
 
-    def _first_tokens(self, starting: list[Prefill]) -> dict[int, list[Row]]:
-        """New rows with their first token, by the ``id`` of their prefill."""
-        last_PD = torch.stack([prefill.hidden[-1][-1] for prefill in starting])
-        segments = [(prefill.request.adapter, i, i + 1) for i, prefill in enumerate(starting)]
-        logits_PV = self._decoder.logits(last_PD, segments)
-        rows = [
-            self._new_row(prefill.request, sample)
-            for prefill in starting
-            for sample in prefill.samples
-        ]
-        prompt_R = [i for i, prefill in enumerate(starting) for _ in prefill.samples]
-        tokens, logprobs = draw_first(rows, logits_PV[prompt_R])
-        drawn: dict[int, list[Row]] = {}
-        for i, row, token, logprob in zip(prompt_R, rows, tokens, logprobs, strict=True):
-            row.push(token, logprob)
-            drawn.setdefault(id(starting[i]), []).append(row)
-        return drawn
-
-    def _new_row(self, request: SampleRequest, sample: int) -> Row:
-        stop = request.operation.params.stop
-        matcher = StopStringMatcher(self._base.tokenizer, stop) if stop else None
-        return Row(request, sample, 0, matcher)
-
-    def _score(self, prefill: Prefill) -> None:
-        if prefill.is_scored:
-            head = self._decoder.head(prefill.request.adapter)
-            request = prefill.request
-            request.scores = score_prompt(request.operation, torch.cat(prefill.hidden), head)
+    def _begin(self, prefill: Prefill, rows: list[Row]) -> None:
+        """Remember what was read, and let its rows join the batch."""
+        self._prefixes.add(prefill.request.adapter, prefill.tokens_T, prefill.kv)
+        prefill.request.num_reused = max(prefill.request.num_reused, prefill.num_reused)
+        for row in rows:
+            row.num_cached = len(prefill.tokens_T)
+            row.prompt = prefill.kv if self._is_shared(prefill) else None
+            place = self._batch.insert(row)
+            if row.prompt is None:
+                self._cache.store_prompt(place, prefill.kv)
 
     def _lengths(self) -> list[int]:
         """Cached positions of the running rows and of those that start now."""
-        running = [row.num_cached for row in self._batch.rows]
-        return running + [len(p.tokens_T) for p in self._ready for _ in range(p.num_rows)]
+        return [row.num_cached for row in self._batch.rows] + self._ready.lengths()
 
     def _is_shared(self, prefill: Prefill) -> bool:
         """Whether its rows leave the prompt where it is instead of copying it."""
@@ -323,12 +276,12 @@ class Sampler:
     def _make_room(self) -> None:
         """Everything that takes memory, before anything is changed."""
         lengths = [row.num_in_row for row in self._batch.rows]
-        for prefill in self._ready:
+        for prefill in self._ready.prefills:
             length = 0 if self._is_shared(prefill) else len(prefill.tokens_T)
             lengths += [length] * prefill.num_rows
         if lengths:
             self._cache.reserve(len(lengths), max(lengths) + 1, self._admission.max_tokens)
-            self._cache.allocate(self._ready[0].kv)
+            self._cache.allocate(self._ready.prefills[0].kv)
 
     # Decoding --------------------------------------------------------------------------------------
 

@@ -36,6 +36,17 @@ _MORE = re.compile(rf"(?P<core>[0-9]+(?:\.[0-9]+)?)(?P<scale>{_ZH})")
 _GOES_ON = re.compile(r"\s?[*/^]\s?[0-9(]|[eE][-+]?[0-9]|\s[0-9]+/[0-9]")
 _RANGE = re.compile(r"(?P<low>.+?)\s?(?:-|至|到|~|～|\bto\b)\s?(?P<high>.+)", re.I)
 _SAYS_SIZE = re.compile(rf"[千百万萬亿億]|{_MONEY}", re.I)
+_NAMED_UNITS = {
+    "year": r"年|years?\b", "month": r"个?月|months?\b", "day": r"[天日](?!元)|days?\b", "hour": r"个?小时|hours?\b",
+    "dollar": r"美元|美金|US\s?dollars?\b|USD", "euro": r"欧元|euros?\b|EUR", "pound": r"英镑|pounds?\b|GBP",
+    "yen": r"日元|yen\b|JPY", "hkd": r"港[元币]|HKD", "yuan": r"人民币|RMB|CNY|yuan\b",
+}  # fmt: skip
+_NAMED_UNIT = re.compile(
+    rf"[0-9〇零一二两三四五六七八九十百千半]\s?(?:{_ZH}|(?:{_EN})\s)?\s?(?:"
+    + "|".join(f"(?P<{name}>{pattern})" for name, pattern in _NAMED_UNITS.items())
+    + ")",
+    re.I,
+)
 _SAME = Fraction(1, 10**9)
 MAX_CHARS = 120
 
@@ -122,6 +133,12 @@ def amount_at(plain: str, at: int) -> tuple[Amount, int] | None:
     return Amount(
         number, 1 if scale is None and match["money"] else scale, False, places
     ), match.end()
+
+
+def units_named(text: str) -> frozenset[str]:
+    """Spans of time and currencies behind the numbers of a text: ``5年`` -> {year}, ``3亿美元`` -> {dollar}, ``5元`` -> {}."""
+    found = _NAMED_UNIT.finditer(normalise(text[:MAX_CHARS]))
+    return frozenset(match.lastgroup for match in found if match.lastgroup)
 
 
 def _is_negative(match: re.Match[str]) -> bool:

@@ -19,6 +19,7 @@ from eztinker.grading.amounts import (
     equal_amounts,
     read_amount,
     read_range,
+    units_named,
 )
 from eztinker.grading.answers import MAX_TEXT_CHARS, extract_answer
 from eztinker.grading.grade import Grade
@@ -38,6 +39,11 @@ _LED_BY_LETTERS = re.compile(
     r"\s*[(（\[【]?(?P<letters>[A-H](?:[、,，和及]?\s?[A-H])*)(?:[)）\]】]|(?=[.．、:：,，。\s]|$))[.．、:：,，。]?\s*(?P<rest>.*)",
     re.S,
 )
+_WIDE_LETTERS = str.maketrans("ＡＢＣＤＥＦＧＨ", "ABCDEFGH")
+_GOES_ON_OTHERWISE = re.compile(r"(?:or|或者?|/)\s*[(（]?[A-H](?![A-Za-z])", re.I)  # A or B
+_AFTER_ARTICLE = re.compile(
+    r"(?!(?:is|was|because|since|as|for|due|being|seems)\b)[a-z]"
+)  # "A bond is" is no letter
 _EDGE = "\"'“”‘’`*_ \t\r\n.。,，;；:：!！?？()（）[]【】《》<>"
 _MARKS = re.compile(
     r"[\s\"'“”‘’`*_。，;；:：!！?？()（）\[\]【】《》<>、·]"
@@ -46,7 +52,8 @@ _MARKS = re.compile(
 _SEPARATORS = re.compile(r"[;；|\n]+")
 _NEGATION = re.compile(r"不|未|无|非|没|勿|\bnot\b|\bno\b|\bnever\b|n't\b", re.I)
 _NEGATED_BEFORE = re.compile(
-    r"(?:不|非|未|没有?|不是|并非|不属于|不等于|\bnot\s|\bno\s|\bnever\s)\s*$", re.I
+    r"(?:[不未没非]|无法)(?:有|是|会|能|能够|可能|应|应该|再|必|一定|曾|属于|等于)?\s*$|(?:\bnot|\bno|\bnever|n't)\s+$",
+    re.I,
 )
 _CJK = re.compile(r"[\u3400-\u9fff]+")
 _LATIN = re.compile(r"[a-z0-9][a-z0-9.%'-]*")
@@ -113,9 +120,11 @@ def grade_finance(text: str, gold_answer: str, question: str = "") -> Grade:
     if amount is not None:
         given = _given_amount(spoken, question)
         is_right = given is not None and equal_amounts(given, amount, asked)
+        is_right = is_right and not _units_differ(spoken, gold)
         return _grade(is_right, "number" if given else "no_answer", _shown(given), gold)
     both = read_range(spoken)
     is_right = both is not None and ends is not None and _equal_ranges(both, ends, asked)
+    is_right = is_right and not _units_differ(spoken, gold)
     shown = None if both is None else f"{_shown(both[0])} - {_shown(both[1])}"
     return _grade(is_right, "range" if both else "no_answer", shown, gold)
 
@@ -171,7 +180,7 @@ def _right_letters(gold: str, options: Mapping[str, str]) -> frozenset[str]:
 def _grade_choice(
     spoken: str, right: frozenset[str], options: Mapping[str, str], gold: str, asked: AskedUnit
 ) -> Grade:
-    given = _given_letters(spoken, options, asked)
+    given = _given_letters(spoken.translate(_WIDE_LETTERS), options, asked)
     shown = "".join(sorted(given)) or None
     return _grade(given == right, "choice" if given else "no_answer", shown, gold)
 
@@ -183,7 +192,11 @@ def _given_letters(spoken: str, options: Mapping[str, str], asked: AskedUnit) ->
     if len(same) == 1:
         return frozenset(same)
     led = _LED_BY_LETTERS.fullmatch(plain.upper() if len(plain) == 1 else plain)
-    if led:
+    if led and not (
+        led["letters"] == "A"
+        and plain[led.end("letters") :][:1] == " "
+        and _AFTER_ARTICLE.match(led["rest"])
+    ):
         return _led_letters(led["letters"], led["rest"], options)
     amount = read_amount(plain)
     if amount is not None:
@@ -196,7 +209,7 @@ def _given_letters(spoken: str, options: Mapping[str, str], asked: AskedUnit) ->
 def _led_letters(letters: str, rest: str, options: Mapping[str, str]) -> frozenset[str]:
     """Letters with what follows them: the text of another option contradicts them."""
     named = frozenset(re.findall(r"[A-H]", letters))
-    if not named <= set(options):
+    if not named <= set(options) or _GOES_ON_OTHERWISE.match(rest):
         return frozenset()
     others = [
         one for one in options if one not in named and _squeezed(options[one]) == _squeezed(rest)
@@ -239,8 +252,16 @@ def _given_amount(spoken: str, question: str) -> Amount | None:
         return None
     plain, shown = normalise(spoken), normalise(found.text)
     at = plain.rfind(shown)
+    if at > 0 and _NEGATED_BEFORE.search(plain[:at]):
+        return None
     behind = amount_at(plain, at) if at >= 0 else None
     return behind[0] if behind else read_amount(found.text)
+
+
+def _units_differ(spoken: str, gold: str) -> bool:
+    """5个月 is not 5年, 5欧元 not 5美元; where one of them names no such unit, nothing differs."""
+    given, wanted = units_named(spoken), units_named(gold)
+    return bool(given and wanted) and not given & wanted
 
 
 def _equal_ranges(

@@ -33,9 +33,12 @@ _ANNOUNCED: tuple[tuple[str, float, re.Pattern[str]], ...] = (
         "phrase",
         0.9,
         re.compile(
-            rf"(?:答案|选项|应选|选择|故选|选)(?:应该|应当|就|便)?[是为:：]?\s*[*]*{_LETTER}"
+            rf"(?<!不)(?:答案|选项|应选|选择|故选|选)(?:应该|应当|就|便)?[是为:：]?\s*[*]*{_LETTER}"
         ),
     ),
+)
+_HEDGE = re.compile(
+    r"\s*[*$]*\s*(?:or|或者?|/)\s*[*$]*(?:option\s*)?[(（\[]?[A-H](?![A-Za-z0-9'])", re.I
 )
 _ALONE = re.compile(rf"(?:^|\n)\s*[*]*{_LETTER}[*.]*\s*(?=$|\n|[).:])")
 
@@ -72,7 +75,10 @@ def _spoken(text: str) -> str:
 
 def _letter_of(text: str, options: Mapping[str, str]) -> tuple[str, float, str | None]:
     for strategy, confidence, pattern in _ANNOUNCED:
-        found = [m[1].upper() for m in pattern.finditer(text)]
+        matches = list(pattern.finditer(text))
+        if matches and _HEDGE.match(text, matches[-1].end()):
+            return "no_answer", 0.0, None  # A or B
+        found = [m[1].upper() for m in matches]
         named = [letter for letter in found if letter in options]
         if named:
             return strategy, confidence, named[-1]

@@ -27,6 +27,14 @@ def answered(text: str) -> str:
 
 
 RIGHT = [
+    ("Ａ", "A", GIFT),
+    ("A is right", "A", GIFT),
+    ("A because nothing else fits", "A", GIFT),
+    ("A. because", "A", GIFT),
+    ("需要5年", "5年", ""),
+    ("60个月即5年", "5年", ""),
+    ("5", "5年", ""),
+    ("5美元", "5元", ""),
     ("800", "800", REVENUE),
     ("800万元", "800", REVENUE),
     ("800 万元。", "800", REVENUE),
@@ -79,6 +87,21 @@ RIGHT = [
 ]  # fmt: skip
 
 WRONG = [
+    ("不是800万元", "800", REVENUE),
+    ("It is not 800万元", "800", REVENUE),
+    ("5个月", "5年", ""),
+    ("5 months", "5 years", ""),
+    ("3亿欧元", "3亿美元", ""),
+    ("三天", "3年", ""),
+    ("3-5个月", "3-5年", ""),
+    ("不会上升", "上升", ""),
+    ("无法上升", "上升", ""),
+    ("未能上升", "上升", ""),
+    ("不选A", "A", GIFT),
+    ("答案是A或B", "A", GIFT),
+    ("A or B", "A", GIFT),
+    ("A / B", "A", GIFT),
+    ("A bond is a debt security", "A", GIFT),
     ("800元", "800", REVENUE),
     ("8000000", "800", REVENUE),
     ("800", "800万", ""),

@@ -45,6 +45,9 @@ def test_the_right_option_is_recognised(text: str):
         "<think>The answer is B",
         "12",
         "#### Big",
+        "The answer is B or C",
+        "故选：A或B",
+        "不选B",
     ],
 )
 def test_anything_else_is_not(text: str):

@@ -315,6 +315,15 @@ def _read_outside(folder: Path, dtype: Any) -> Any:
         return _read(folder, dtype)
 
 
+_quantize_model = base_model.quantize_model
+
+
+def _quantize_there(model: Any, kind: Any, *, device: torch.device, dtype: torch.dtype) -> None:
+    """A parameter cannot become one of the device by its ``data``; moved as a whole module it can."""
+    model.to(device)
+    _quantize_model(model, kind, device=device, dtype=dtype)
+
+
 @contextlib.contextmanager
 def pretended_cuda() -> Iterator[Watch]:
     """``cuda`` is there until the block ends; tensors of the device may not be used afterwards."""
@@ -330,6 +339,7 @@ def pretended_cuda() -> Iterator[Watch]:
             stack.enter_context(mock.patch.object(torch.cuda, name, answer))
         stack.enter_context(mock.patch.object(torch, "Generator", _Generator))
         stack.enter_context(mock.patch.object(base_model, "_read", _read_outside))
+        stack.enter_context(mock.patch.object(base_model, "quantize_model", _quantize_there))
         stack.enter_context(
             mock.patch.object(residents, "CudaRecorder", side_effect=lambda _: Tape(watch))
         )

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from eztinker.types.operations import SampleResult
+from eztinker.types.commands import LoadBaseModel, OpenRun
+from eztinker.types.operations import RunCreated, SampleResult
+from eztinker.types.training import LoRAConfig
 from tests.pretended_cuda import DEVICE, MixedDevicesError, Watch, pretended_cuda
 from tests.worker_harness import Harness, datum, tokens
 
@@ -123,6 +125,37 @@ def test_models_of_transformers_give_the_numbers_of_a_cpu(gpt2_folder):
     expected = some(Harness(gpt2_folder, device="cpu"))
     with pretended_cuda():
         same(some(Harness(gpt2_folder, device="cuda")), expected)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_quantised_models_give_the_numbers_of_a_cpu_and_wait_no_more_than_others(
+    qwen2_folder, kind
+):
+    """bitsandbytes makes weights full for each product, of every pass and of every decode step."""
+    pytest.importorskip("bitsandbytes", reason="needs the extra qlora")
+
+    def some(device: str, watch: Watch | None = None) -> tuple[list[Any], list[str]]:
+        harness = Harness(qwen2_folder, device=device)
+        harness.do(LoadBaseModel("m", str(qwen2_folder), kind))
+        lora = LoRAConfig(r=4, lora_dropout=0.0)
+        harness.answer(OpenRun("job_o", "q", "m", lora, 7, quantization=kind), RunCreated)
+        loss = harness.forward_backward(DATA, run_id="q").loss
+        harness.optim_step("q", learning_rate=0.05)
+        if watch:
+            watch.take()
+        answer = harness.sample(PROMPT, run_id="q", max_tokens=STEPS + 1, stop_token_ids=())
+        waits = collections.Counter(watch.take() if watch else ())
+        repeated = [place for place, times in waits.items() if times >= STEPS]
+        return [
+            [loss],
+            *(part for s in answer.sequences for part in (s.tokens, s.logprobs)),
+        ], repeated
+
+    expected, _ = some("cpu")
+    with pretended_cuda() as watch:
+        found, repeated = some("cuda", watch)
+    same(found, expected)
+    assert repeated == ["_to_copy at drawing._on_host"]
 
 
 def test_the_pretended_device_finds_what_it_is_for():

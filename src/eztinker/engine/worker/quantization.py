@@ -49,11 +49,10 @@ class NF4Weight:
     """
 
     def __init__(self, weight_OD: Tensor, dtype: torch.dtype) -> None:
-        self._functional = _bitsandbytes()
         self.shape, self._dtype = weight_OD.shape, dtype
         # As rows of one block each: bitsandbytes' CPU kernel takes the wrong scales for rows that do not
         # end with a block, and the numbers are the same.
-        packed, self._scales = self._functional.quantize_4bit(
+        packed, self._scales = _bitsandbytes().quantize_4bit(
             pad(weight_OD.flatten(), (0, -weight_OD.numel() % _BLOCK_SIZE)).view(-1, _BLOCK_SIZE),
             blocksize=_BLOCK_SIZE,
             compress_statistics=True,
@@ -64,8 +63,10 @@ class NF4Weight:
     def slabs(self) -> Slabs:
         """The dequantised weight, some outputs at a time; new memory."""
         num_inputs = self.shape[1]
-        scale = self._functional.dequantize_blockwise(self._scales.absmax, self._scales.state2)
-        scale = scale.add_(self._scales.offset)
+        nested = self._scales.state2
+        scale = torch.ops.bitsandbytes.dequantize_blockwise.default(
+            self._scales.absmax, nested.absmax, nested.code, nested.blocksize, nested.dtype
+        ).add_(self._scales.offset)
         # 64 outputs always end with a block; the last ones may end within one.
         for first, end in _cuts(self.shape, self._packed.device, multiple_of=_BLOCK_SIZE):
             blocks = slice(first * num_inputs // _BLOCK_SIZE, -(-end * num_inputs // _BLOCK_SIZE))

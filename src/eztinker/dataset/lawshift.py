@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +166,7 @@ def read_articles(path: str | Path) -> Articles:
     path = need_file(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise InvalidRequestError(
             f"{path} cannot be read as JSON: {error}.", field="articles"
         ) from None
@@ -175,7 +176,14 @@ def read_articles(path: str | Path) -> Articles:
             f'{path}: expected {{"264-0-0": "text", …}} or [{{"id": "264-0-0", "content": "text"}}, …].',
             field="articles",
         )
-    return Articles({canonical_id(article_id): text for article_id, text in pairs})
+    texts: dict[str, str] = {}
+    for article_id, text in pairs:
+        if texts.setdefault(canonical_id(article_id), text) != text:
+            raise InvalidRequestError(
+                f"{path}: the paragraph {article_id} ({canonical_id(article_id)}) is given twice with different texts.",
+                field="articles",
+            )
+    return Articles(texts)
 
 
 def _pairs(content: Any) -> list[tuple[str, str]] | None:
@@ -191,8 +199,9 @@ def _pairs(content: Any) -> list[tuple[str, str]] | None:
 
 def canonical_id(article_id: str) -> str:
     """``264``, ``264.0-0`` and ``264-0-0`` are one paragraph; other names stay as they are."""
-    match = _ID.fullmatch(article_id.strip())
-    return "-".join(part or "0" for part in match.groups()) if match else article_id.strip()
+    plain = unicodedata.normalize("NFKC", article_id).strip()
+    match = _ID.fullmatch(plain)
+    return "-".join(part or "0" for part in match.groups()) if match else plain
 
 
 def find_folders(root: str | Path) -> list[Path]:

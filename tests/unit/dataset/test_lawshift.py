@@ -144,3 +144,36 @@ def test_the_data_set_asks_and_grades(tmp_path: Path) -> None:
     assert data.evaluate_answer("盗窃罪 | 半年", truth)["is_correct"]
     assert data.evaluate_answer("胡言乱语", truth)["strategy"] == "no_answer"
     assert data[0]["charge"] == "盗窃"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"264": "偷", "264-0-0": "盗"}', "264-0-0"),
+        ('[{"id": "264", "content": "偷"}, {"id": "264.0-0", "content": "盗"}]', "264.0-0"),
+        ("[" * 100_000, "cannot be read"),
+    ],
+)
+def test_statutes_that_contradict_themselves_or_cannot_be_read(
+    text: str, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "articles.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InvalidRequestError, match="articles") as refused:
+        read_articles(path)
+    assert said in refused.value.message
+
+
+def test_ids_in_full_width_digits_and_given_twice_alike(tmp_path: Path) -> None:
+    path = tmp_path / "articles.json"
+    path.write_text('{"２６４": "盗", "264-0-0": "盗"}', encoding="utf-8")
+    assert read_articles(path).text("264") == read_articles(path).text("２６４-０-０") == "盗"
+
+
+@pytest.mark.parametrize("charge", ["罪", "、", "无罪", "不构成犯罪", ["不违规", "盗窃"]])
+def test_a_charge_that_names_none_is_refused(charge: Any, tmp_path: Path) -> None:
+    path = tmp_path / "cases.json"
+    path.write_text(json.dumps([CASE | {"charge": charge}], ensure_ascii=False), encoding="utf-8")
+    with pytest.raises(InvalidRequestError, match=r"cases\.json:1: charge") as refused:
+        read_cases(path)
+    assert refused.value.field == "charge"

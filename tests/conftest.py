@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,10 +13,16 @@ from eztinker.client.embedded import EmbeddedServer
 DOCUMENTED_MODEL = "Qwen/Qwen2-0.5B-Instruct"
 
 
-def pytest_collection_finish() -> None:
-    """Leave what the imports made, most of the heap, out of garbage collection: each load of a base model collects."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Leave what the imports make, most of the heap, out of garbage collection: each load of a base model collects."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,7 @@ from eztinker.rl.policy_data import (
 from eztinker.rl.rollouts import (
     Group,
     PendingGroup,
+    Rollout,
     cancel_groups,
     collect_group,
     read_groups,
@@ -232,9 +233,10 @@ class _Iterations:
         advantages = [
             a for group in groups for a in group_advantages(group.rewards_G, config.advantage)
         ]
-        per_token = [[a] * len(t) for a, t in zip(advantages, answers, strict=True)]
         figures = self._figures_of(iteration, groups)
-        if self.reference is not None:
+        if self.reference is None:
+            per_token = [[a] * len(t) for a, t in zip(advantages, answers, strict=True)]
+        else:
             references = answer_logprobs(self.session.client, self.reference, prompts, answers)
             pairs = list(zip(logprobs, references, strict=True))
             per_token = [
@@ -242,19 +244,28 @@ class _Iterations:
                 for a, (q, ref) in zip(advantages, pairs, strict=True)
             ]
             figures |= _kl_figures(pairs)
-        weights = answer_weights(
-            [len(t) for t in answers], config.loss_type, config.max_completion_length
-        )
-        if config.mask_truncated_completions:
-            cut = [r.stop_reason == "length" for _, r in rollouts]
-            weights = [0.0 if is_cut else w for w, is_cut in zip(weights, cut, strict=True)]
         data = [
             policy_datum(prompt, tokens, q, a, weight, has_ratio_mask=config.loss_fn == "gspo")
             for prompt, tokens, q, a, weight in zip(
-                prompts, answers, logprobs, per_token, weights, strict=True
+                prompts,
+                answers,
+                logprobs,
+                per_token,
+                self._weights([r for _, r in rollouts]),
+                strict=True,
             )
         ]
         return _with_signal(data), figures
+
+    def _weights(self, rollouts: list[Rollout]) -> list[float]:
+        """Of every token of each answer; 0 of those that were cut off, where they are not to count."""
+        config = self.config
+        lengths = [len(r.tokens_T) for r in rollouts]
+        weights = answer_weights(lengths, config.loss_type, config.max_completion_length)
+        if not config.mask_truncated_completions:
+            return weights
+        cut = [r.stop_reason == "length" for r in rollouts]
+        return [0.0 if is_cut else w for w, is_cut in zip(weights, cut, strict=True)]
 
     def _with_policy_logprobs(self, iteration: int, groups: list[Group]) -> list[Group]:
         """The groups with the log-probabilities of the weights before this iteration, computed once and kept."""

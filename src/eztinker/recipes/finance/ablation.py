@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +61,7 @@ def run(
         if arm.kind != "base" and not arm.is_trained_here:
             config.adapter(arm.kind)  # before hours of training: is it there?
     figures = {arm.name: _figures(config, arm, client, progress, judge) for arm in wanted}
-    return _write(config, wanted, figures, len(rows), [arm.name for arm in left_out])
+    return _write(config, figures, len(rows), [arm.name for arm in left_out])
 
 
 def was_judged(config: FinanceConfig) -> bool:
@@ -99,7 +98,6 @@ def _figures(
 
 def _write(
     config: FinanceConfig,
-    arms: Sequence[Arm],
     figures: dict[str, dict[str, Any]],
     num_questions: int,
     left_out: list[str],

@@ -51,7 +51,7 @@ def run(config: FinanceConfig, client: Any, progress: Progress) -> dict[str, Any
         folder, config.paths.sft_lora, [config.paths.sft_rows], overwrite=config.overwrite
     )
     write_conversations(folder / CONVERSATIONS_FILE, rows)
-    settings = _settings(config, folder, client, progress, is_afresh=is_afresh)
+    settings = _settings(config, folder, progress, is_afresh=is_afresh)
     trained = get_recipe("sft").run(settings, client, progress)
     bring_home(client, trained["checkpoint"], config.paths.sft_lora)
     names = ("steps", "train_examples", "eval_loss_before", "eval_loss", "run_id", "plot")
@@ -83,9 +83,7 @@ def write_conversations(path: Path, rows: Sequence[SFTRow]) -> None:
     write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
-def _settings(
-    config: FinanceConfig, folder: Path, client: Any, progress: Progress, *, is_afresh: bool
-) -> Any:
+def _settings(config: FinanceConfig, folder: Path, progress: Progress, *, is_afresh: bool) -> Any:
     part, lora = config.sft, config.lora
     warms_up = part.lr_scheduler_type != "constant" and part.warmup_ratio > 0
     values = {

@@ -83,6 +83,11 @@ def _matches(session: SessionRecord, body: wire.SearchSessions, call: Call) -> b
         return False
     if body.statuses is not None and not any(_is(session, q, call) for q in body.statuses):
         return False
+    return _is_called(session, body)
+
+
+def _is_called(session: SessionRecord, body: wire.SearchSessions) -> bool:
+    """Whether it has the id that is looked for, or all words in its name; either will do."""
     if body.session_id is None and body.display_name is None:
         return True
     name = (session.display_name or "").lower()

@@ -63,10 +63,12 @@ def chat(
     from eztinker.client.streams import ChatStream
 
     with contextlib.closing(ChatStream(base_url, api_key, timeout)) as stream:
-        note(say("chat hint"))
         speakers = [_Speaker(name or _model_of(run_id, checkpoint, model), opening)]
         if other is not None:
             speakers.append(_Speaker(other, opening))
+        for speaker in speakers:
+            speaker.look_up(stream)
+        note(say("chat hint"))
         _converse(stream, speakers, sampling)
 
 
@@ -89,7 +91,7 @@ class _Speaker:
     """One side of a chat: whose weights, and what was said with them.
 
     Attributes:
-        model: a base model, a run or ``RUN@CHECKPOINT``; None until the server was asked for its default.
+        model: a base model, a run or ``RUN@CHECKPOINT``; None until ``look_up`` asked for the server's default.
     """
 
     def __init__(self, model: str | None, opening: Sequence[dict[str, str]]) -> None:
@@ -97,14 +99,20 @@ class _Speaker:
         self._opening = list(opening)
         self.reset()
 
+    def look_up(self, stream: ChatStream) -> None:
+        """Find out what answers; a name that the server does not know is refused before anybody types."""
+        if self.model is None:
+            self.model = stream.default_model()
+        else:
+            stream.check_model(self.model)
+
     def reset(self) -> None:
         """Start over."""
         self._messages = list(self._opening)
 
     def answer(self, stream: ChatStream, line: str, sampling: dict[str, Any]) -> None:
         """Print what this side says to the next message, as it comes."""
-        if self.model is None:
-            self.model = stream.default_model()
+        assert self.model is not None
         asked = {"role": "user", "content": line}
         said = ""
         for piece in stream.pieces(self.model, [*self._messages, asked], **sampling):
@@ -116,15 +124,17 @@ class _Speaker:
 
 
 def _converse(stream: ChatStream, speakers: Sequence[_Speaker], sampling: dict[str, Any]) -> None:
-    while (line := _read_line()) is not None and line != "/exit":
+    while (line := _read_line()) is not None and line not in ("/exit", "/quit"):
         if line == "/reset":
             for speaker in speakers:
                 speaker.reset()
             note(say("chat reset"))
+        elif line.startswith("/") and line[1:].isalpha():  # /help, or mistyped
+            note(say("chat hint"))
         elif line:
             for speaker in speakers:
                 if len(speakers) > 1:
-                    print_text(f"[{speaker.model or say('chat first')}]")
+                    print_text(f"[{speaker.model}]")
                 speaker.answer(stream, line, sampling)
 
 

@@ -101,7 +101,6 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Type a message. /reset starts over, /exit (or Ctrl-D) ends.",
         "请输入消息。/reset 重新开始，/exit（或 Ctrl-D）结束。",
     ),
-    "chat first": ("first", "第一个"),
     "chat reset": ("Started over.", "已重新开始。"),
     "you": ("you", "你"),
     "merged": (

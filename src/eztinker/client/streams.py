@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import orjson
@@ -55,12 +56,23 @@ class ChatStream:
         Raises:
             EZTinkerError: as ``pieces``.
         """
+        return self._get("/v1/models").json()["default"]
+
+    def check_model(self, model: str) -> None:
+        """Return if the server knows such a model.
+
+        Raises:
+            EZTinkerError: as ``pieces``.
+        """
+        self._get(f"/v1/models/{quote(model, safe='')}")
+
+    def _get(self, path: str) -> httpx.Response:
         try:
-            response = self._http.get("/v1/models")
+            response = self._http.get(path)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from None
         _raise_for(response)
-        return response.json()["default"]
+        return response
 
     def pieces(self, model: str, messages: list[dict[str, str]], **sampling: Any) -> Iterator[str]:
         """The answer to the last message; the pieces put together are the whole.

@@ -222,6 +222,19 @@ def test_chat_takes_one_name_for_its_weights(run: Run):
     assert (shown.code, "once" in shown.stderr) == (2, True)
 
 
+def test_chat_refuses_an_unknown_model_before_anybody_types(run: Run, service: FakeService):
+    for names in (["nosuch"], ["nano", "--vs", "nosuch"]):
+        shown = run("chat", *names, stdin="")
+        assert shown.code == 4
+        assert "there is no 'nosuch'" in shown.stderr
+
+
+def test_chat_answers_a_mistyped_command_itself(run: Run, service: FakeService):
+    shown = run("chat", stdin="/help\n/restart\n/etc/hosts\n/quit\nmore\n")
+    assert shown.stderr.count("/reset") == 3
+    assert [body["messages"][-1]["content"] for body in service.bodies] == ["/etc/hosts"]
+
+
 def test_chat_keeps_the_conversation(run: Run, service: FakeService):
     shown = run("chat", "--system", "Be brief.", stdin="one\n\ntwo\n/reset\nthree\n/exit\nfour\n")
     assert shown.code == 0

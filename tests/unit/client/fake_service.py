@@ -71,6 +71,10 @@ class FakeService:
                 models = [{"id": "nano", "kind": "base_model"}]
                 models += [{"id": run_id, "kind": "run"} for run_id in self.runs]
                 return httpx.Response(200, json={"data": models, "default": "nano"})
+            case "GET", ["v1", "models", name]:
+                if name != "nano" and name not in self.runs:
+                    return error(404, "model_not_found", f"model: there is no {name!r}")
+                return httpx.Response(200, json={"id": name})
             case "GET", ["v1", "base_models", *_]:
                 files = {"tokenizer.json": "{}", "config.json": "{}"}
                 return httpx.Response(200, json={"files": files})

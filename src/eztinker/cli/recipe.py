@@ -62,7 +62,10 @@ def _run(
     progress = TerminalProgress()
     model, folder = settings.model_name_or_path, Path(settings.output_dir)
     try:
-        with client_or_own_server(base_url, model, folder / "server", progress, api_key) as client:
+        state: Path | None = folder / "server"
+        if dry_run and not (folder / "server").exists():
+            state = None  # a plan leaves nothing behind
+        with client_or_own_server(base_url, model, state, progress, api_key) as client:
             if dry_run:
                 plan = chosen.plan(settings, client)
                 plan.facts["memory_estimate"] = _memory(settings, plan.facts)

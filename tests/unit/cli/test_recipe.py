@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from eztinker.cli.recipe import _run
+from eztinker.errors import ServerUnreachableError
 from eztinker.recipes.catalogue import RECIPES, get_recipe
+from eztinker.recipes.experiment import connection
 from tests.unit.cli.conftest import Run
 
 
@@ -47,3 +51,27 @@ def test_every_key_is_explained(run: Run, name: str):
 def test_the_page_names_every_recipe_but_pipelines():
     page = (Path(__file__).parents[3] / "docs" / "recipes.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in page for name in RECIPES if "-" not in name)
+
+
+@pytest.mark.parametrize(
+    ("dry_run", "is_there", "keeps"),
+    [(True, False, False), (True, True, True), (False, False, True)],
+)
+def test_a_plan_leaves_no_server_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dry_run: bool, is_there: bool, keeps: bool
+) -> None:
+    asked: list[Any] = []
+
+    def client(base_url: Any, model: Any, state_dir: Any, progress: Any, api_key: Any) -> Any:
+        asked.append(state_dir)
+        raise ServerUnreachableError("nobody")
+
+    monkeypatch.setattr(connection, "client_or_own_server", client)
+    folder = tmp_path / "out"
+    if is_there:
+        (folder / "server").mkdir(parents=True)
+    words = ["dataset_name=generated-math", f"output_dir={folder}"]
+    with pytest.raises(ServerUnreachableError):
+        _run(get_recipe("sft"), None, words, dry_run, None, None, as_json=False)
+    assert asked == [folder / "server" if keeps else None]
+    assert folder.exists() is is_there

@@ -19,7 +19,7 @@ from eztinker.recipes.terminal import Progress, pick
 def client_or_own_server(
     base_url: str | None,
     model: str | Sequence[str],
-    state_dir: Path,
+    state_dir: Path | None,
     progress: Progress,
     api_key: str | None = None,
     device: str = "auto",
@@ -29,7 +29,7 @@ def client_or_own_server(
     Args:
         base_url: a server to use; None takes ``EZTINKER_BASE_URL``, else the default address, else starts one.
         model: base model of a server that is started; none: it loads what it is asked for.
-        state_dir: where a server that is started keeps its state, to be found again.
+        state_dir: where a server that is started keeps its state, to be found again; None: nowhere.
         progress: is told when one is started.
         api_key: of a server that answers.
         device: of a server that is started.
@@ -51,7 +51,8 @@ def client_or_own_server(
         client.close()
         if is_named:
             raise
-        progress.say(pick(f"Starting a server in {state_dir}", f"正在启动服务器，目录 {state_dir}"))
+        place = "" if state_dir is None else pick(f" in {state_dir}", f"，目录 {state_dir}")
+        progress.say(pick(f"Starting a server{place}", f"正在启动服务器{place}"))
         client = EZTinkerClient.embedded(model, state_dir=state_dir, device=device)
     with client:
         yield client

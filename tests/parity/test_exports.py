@@ -165,7 +165,7 @@ def write_adapter(base: Path, folder: Path, seed: int = 0, **config: object) -> 
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.2)
-    model.save_pretrained(folder, save_embedding_layers=False)
+    model.save_pretrained(folder)  # a head with an adapter is saved beside it
     return folder
 
 
@@ -287,6 +287,21 @@ def test_what_is_not_plain_lora_is_refused_by_name(
     assert client.get_checkpoints() == [
         c for c in client.get_checkpoints() if c["run_id"] != "never"
     ]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_head_beside_its_adapter_must_be_the_base_models(client, folders, tmp_path: Path) -> None:
+    adapter = write_adapter(folders["gpt2"], tmp_path / "a", **KINDS["ranks"])
+    path = adapter / "adapter_model.safetensors"
+    tensors = load_file(path)
+    tensors["base_model.model.lm_head.base_layer.weight"][0, 0] += 1
+    save_file(tensors, path)
+    for attempt in (
+        lambda: client.import_adapter(adapter, "gpt2", run_id="never"),
+        lambda: merge(adapter, folders["gpt2"], tmp_path / "m"),
+    ):
+        with pytest.raises(EZTinkerError, match="trained in full"):
+            attempt()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 

@@ -75,6 +75,10 @@ def merge(
     with new_folder(target) as draft:
         loaded = read_peft_folder(adapter)
         model = load_model(base_model)
+        head = model.get_output_embeddings()
+        loaded.check_base_weights(
+            lambda name: head.weight if dict(model.named_modules()).get(name) is head else None
+        )
         wanted = model.dtype if dtype is None else getattr(torch, dtype)
         dequantization = 0.0
         if quantization == "none":

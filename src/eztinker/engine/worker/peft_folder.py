@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from eztinker.errors import InvalidRequestError, NotFoundError, UnsupportedError
 _MAX_PATTERN_LENGTH = 256
 _PATTERN = re.compile(rf"[\w.\\^$|-]{{1,{_MAX_PATTERN_LENGTH}}}")
 _KEY = re.compile(r"base_model\.model\.(?P<name>.+)\.lora_(?P<part>[AB])\.weight\Z")
+_BASE_KEY = re.compile(r"base_model\.model\.(?P<name>.+)\.base_layer\.weight\Z")
+"""PEFT saves a vocabulary head beside its adapter, though it is the base model's."""
 _OTHER_KINDS = {
     "use_dora": "DoRA",
     "use_qalora": "QA-LoRA",
@@ -91,11 +93,32 @@ class PeftFolder:
         base_model: what ``adapter_config.json`` names; empty if it names none.
         dropout: on the adapter's input while training.
         modules: in the order of their names.
+        base_weights: layers of the base model that were saved beside their adapters, by name.
     """
 
     base_model: str
     dropout: float
     modules: list[LoRAModule]
+    base_weights: dict[str, Tensor]
+
+    def check_base_weights(self, weight_of: Callable[[str], Tensor | None]) -> None:
+        """Compare layers that were saved beside their adapters with those of the base model.
+
+        Args:
+            weight_of: of the base model, by name; None where it has no such vocabulary head.
+
+        Raises:
+            UnsupportedError: a layer was trained in full, or is another model's.
+        """
+        for name, saved in self.base_weights.items():
+            held = weight_of(name)
+            if held is None or not _same_numbers(saved, held):
+                raise UnsupportedError(
+                    f"{ADAPTER_WEIGHTS}: {name}.base_layer.weight is not the base model's: the layer was trained in full, "
+                    "or the adapter belongs to another model. Only plain LoRA is implemented. Name the adapter's own "
+                    "base model, or merge the adapter into it with PEFT.",
+                    field="base_model",
+                )
 
 
 def read_peft_folder(folder: Path) -> PeftFolder:
@@ -111,7 +134,8 @@ def read_peft_folder(folder: Path) -> PeftFolder:
     return PeftFolder(
         base_model=str(config.get("base_model_name_or_path") or ""),
         dropout=_number(config.get("lora_dropout") or 0.0, "lora_dropout"),
-        modules=_modules(config, tensors),
+        modules=_modules(config, {k: t for k, t in tensors.items() if not _BASE_KEY.match(k)}),
+        base_weights={m["name"]: t for k, t in tensors.items() if (m := _BASE_KEY.match(k))},
     )
 
 
@@ -183,8 +207,8 @@ def _modules(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> list[L
         if match is None or tensor.ndim != 2:
             raise UnsupportedError(
                 f"{ADAPTER_WEIGHTS}: {key} of shape {list(tensor.shape)} is no matrix of a LoRA adapter on a "
-                "linear layer; only those are implemented. Leave the layer out of target_modules; a layer of the "
-                "base model that lies beside its adapter is not saved with save_embedding_layers=False."
+                "linear layer; only those are implemented. Leave the layer out of target_modules; layers of the "
+                "base model are not saved with save_embedding_layers=False."
             )
         if not tensor.is_floating_point():
             raise UnsupportedError(
@@ -250,6 +274,12 @@ def _refuse_repetition(setting: str, pattern: str) -> None:
             "Write each layer's name.",
             field=setting,
         )
+
+
+def _same_numbers(a: Tensor, b: Tensor) -> bool:
+    """Whether two weights are equal in the narrower of their types."""
+    dtype = a.dtype if a.element_size() <= b.element_size() else b.dtype
+    return a.shape == b.shape and torch.equal(a.to(dtype), b.to("cpu", dtype))
 
 
 def _number(value: Any, setting: str) -> float:

@@ -5,7 +5,7 @@ the service's policy losses on the tokens as they were sampled; leaving the refe
 batch of rollouts and ``num_iterations`` optimizer steps on it. With ``max_staleness`` above 0 the rollouts of the next
 iterations are sampled while this one is trained, by weights at most so many steps old.
 
-What is rewarded is a scorer's affair (``rewards.py``); the last stage of RLHF is this recipe with a reward model.
+What is learned from the answers is in ``grpo_data.py``; what is rewarded is a scorer's affair (``rewards.py``); the last stage of RLHF is this recipe with a reward model.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from __future__ import annotations
 import statistics
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
-from eztinker.errors import InvalidRequestError
 from eztinker.recipes.experiment.loop import (
     FINAL_CHECKPOINT,
     log_lost_steps,
@@ -25,34 +23,27 @@ from eztinker.recipes.experiment.loop import (
 )
 from eztinker.recipes.experiment.order import batch_of_step, is_due
 from eztinker.recipes.experiment.plan import SHOWN_EXAMPLES, Plan
-from eztinker.recipes.experiment.session import Session, frozen_run, lora_of, open_session
+from eztinker.recipes.experiment.session import Session, open_session
 from eztinker.recipes.grpo_config import GRPOConfig
+from eztinker.recipes.grpo_data import GRPOData
 from eztinker.recipes.plots import curve, plot_panels
 from eztinker.recipes.question_data import Questions, read_questions
 from eztinker.recipes.rewards import scorer_of
 from eztinker.recipes.terminal import Progress, SilentProgress, pick
-from eztinker.rl.advantages import group_advantages, has_signal
 from eztinker.rl.candidates import Policy
 from eztinker.rl.policy_data import (
-    answer_weights,
-    kl_advantages,
-    kl_estimates,
     off_policy_figures,
-    policy_datum,
 )
 from eztinker.rl.rollouts import (
     Group,
     PendingGroup,
-    Rollout,
     cancel_groups,
     collect_group,
     read_groups,
     submit_groups,
 )
 from eztinker.rl.scorers import Scorer
-from eztinker.rl.scoring import answer_logprobs
 from eztinker.rl.training import TrainedStep
-from eztinker.rl.training_run import find_run
 
 NAME = "grpo"
 Config = GRPOConfig
@@ -105,7 +96,7 @@ class _Iterations:
         self.num_iterations = num_iterations_of(config, len(questions.examples))
         self.num_steps = self.num_iterations * config.num_iterations
         self.schedule = config.schedule(self.num_steps)
-        self.reference = _reference(session, config) if config.beta else None
+        self.data = GRPOData(session, config, scorer)
         self.pending: deque[tuple[int, list[PendingGroup]]] = deque()
 
     def run(self) -> None:
@@ -129,7 +120,7 @@ class _Iterations:
             self.questions.evaluate(self.session, step, self.scorer)
 
     def _iterate(self, iteration: int) -> None:
-        data, figures = self._data(iteration, self._rollouts(iteration))
+        data, figures = self.data.of(iteration, self._rollouts(iteration))
         start = iteration * self.config.num_iterations
         while self.session.step < start + self.config.num_iterations:
             done = take_step(
@@ -151,7 +142,7 @@ class _Iterations:
         """Figures of a step that was taken, from the answers that were kept for it."""
         iteration = (self.session.steps_here(done) - 1) // self.config.num_iterations
         path = self.session.experiment.rollouts_path(iteration)
-        data, figures = self._data(iteration, read_groups(path))
+        data, figures = self.data.of(iteration, read_groups(path))
         return figures | off_policy_figures(done.logprobs, data, self.config.ratio_bounds)
 
     # Rollouts -----------------------------------------------------------------------------------------
@@ -165,13 +156,10 @@ class _Iterations:
         number, pending = self.pending.popleft()
         assert number == iteration
         groups = self._scored([collect_group(self.session.client, one) for one in pending])
-        self._keep(iteration, groups)
+        self.session.experiment.write_rollouts(iteration, (one.as_row() for one in groups))
         # Asked for before this iteration is trained, the next ones are sampled meanwhile.
         self._submit_until(iteration + self.config.max_staleness)
         return groups
-
-    def _keep(self, iteration: int, groups: list[Group]) -> None:
-        self.session.experiment.write_rollouts(iteration, (group.as_row() for group in groups))
 
     def _submit_until(self, iteration: int) -> None:
         """Have the rollouts of every iteration up to this one on their way."""
@@ -217,133 +205,6 @@ class _Iterations:
             )
             for group in groups
         ]
-
-    # Data ---------------------------------------------------------------------------------------------
-
-    def _data(
-        self, iteration: int, groups: list[Group]
-    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Training data of the groups of an iteration, and figures about them."""
-        config = self.config
-        if config.logprobs_from == "trainer":
-            groups = self._with_policy_logprobs(iteration, groups)
-        rollouts = [(group, r) for group in groups for r in group.rollouts_G]
-        prompts, answers = [g.prompt_tokens for g, _ in rollouts], [r.tokens_T for _, r in rollouts]
-        logprobs = [r.policy_logprobs_T or r.logprobs_T for _, r in rollouts]
-        advantages = [
-            a for group in groups for a in group_advantages(group.rewards_G, config.advantage)
-        ]
-        figures = self._figures_of(iteration, groups)
-        if self.reference is None:
-            per_token = [[a] * len(t) for a, t in zip(advantages, answers, strict=True)]
-        else:
-            references = answer_logprobs(self.session.client, self.reference, prompts, answers)
-            pairs = list(zip(logprobs, references, strict=True))
-            per_token = [
-                kl_advantages(a, q, ref, config.beta)
-                for a, (q, ref) in zip(advantages, pairs, strict=True)
-            ]
-            figures |= _kl_figures(pairs)
-        data = [
-            policy_datum(prompt, tokens, q, a, weight, has_ratio_mask=config.loss_fn == "gspo")
-            for prompt, tokens, q, a, weight in zip(
-                prompts,
-                answers,
-                logprobs,
-                per_token,
-                self._weights([r for _, r in rollouts]),
-                strict=True,
-            )
-        ]
-        return _with_signal(data), figures
-
-    def _weights(self, rollouts: list[Rollout]) -> list[float]:
-        """Of every token of each answer; 0 of those that were cut off, where they are not to count."""
-        config = self.config
-        lengths = [len(r.tokens_T) for r in rollouts]
-        weights = answer_weights(lengths, config.loss_type, config.max_completion_length)
-        if not config.mask_truncated_completions:
-            return weights
-        cut = [r.stop_reason == "length" for r in rollouts]
-        return [0.0 if is_cut else w for w, is_cut in zip(weights, cut, strict=True)]
-
-    def _with_policy_logprobs(self, iteration: int, groups: list[Group]) -> list[Group]:
-        """The groups with the log-probabilities of the weights before this iteration, computed once and kept."""
-        if all(r.policy_logprobs_T is not None for group in groups for r in group.rollouts_G):
-            return groups
-        prompts = [group.prompt_tokens for group in groups for _ in group.rollouts_G]
-        answers = [r.tokens_T for group in groups for r in group.rollouts_G]
-        found = iter(answer_logprobs(self.session.client, self.session.run_id, prompts, answers))
-        groups = [
-            replace(
-                group,
-                rollouts_G=[replace(r, policy_logprobs_T=next(found)) for r in group.rollouts_G],
-            )
-            for group in groups
-        ]
-        self._keep(iteration, groups)
-        return groups
-
-    def _figures_of(self, iteration: int, groups: list[Group]) -> dict[str, Any]:
-        rewards = [reward for group in groups for reward in group.rewards_G]
-        rollouts = [r for group in groups for r in group.rollouts_G]
-        start = self.session.experiment.state["start_step"]
-        return {
-            "reward": statistics.fmean(rewards),
-            "reward_std": statistics.pstdev(rewards),
-            "groups_with_signal": statistics.fmean(has_signal(g.rewards_G) for g in groups),
-            "completion_length": statistics.fmean(len(r.tokens_T) for r in rollouts),
-            "truncated_share": statistics.fmean(r.stop_reason == "length" for r in rollouts),
-            "sampling_entropy": _entropy(rollouts),
-            "staleness": iteration * self.config.num_iterations
-            - min(g.weights_step - start for g in groups),
-            **self.scorer.figures_of([r.grade for r in rollouts]),
-        }
-
-
-def _entropy(rollouts: Any) -> float:
-    """Mean of −log q over the sampled tokens: an estimate of the policy's entropy per token."""
-    logs = [value for r in rollouts for value in r.logprobs_T]
-    return -statistics.fmean(logs) if logs else 0.0
-
-
-def _kl_figures(pairs: list[tuple[list[float], list[float]]]) -> dict[str, float]:
-    sums = [kl_estimates(q, ref) for q, ref in pairs]
-    num_tokens = max(1, sum(len(q) for q, _ in pairs))
-    return {
-        "kl": sum(k3 for _, k3 in sums) / num_tokens,
-        "kl_per_answer": sum(k1 for k1, _ in sums) / len(sums),
-    }
-
-
-def _with_signal(data: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The data that have a gradient; if none has, one of them, so that the step is taken all the same."""
-    kept = [d for d in data if any(d["advantages"]) and any(d["weights"])]
-    weighted = [d for d in data if any(d["weights"])]
-    if not weighted:
-        raise InvalidRequestError(
-            "Every answer of this step was cut at max_completion_length, and mask_truncated_completions leaves none of "
-            "them. Raise max_completion_length.",
-            field="max_completion_length",
-        )
-    return kept or weighted[:1]
-
-
-def _reference(session: Session, config: GRPOConfig) -> str:
-    """The run whose weights are the reference: those at the start, or a checkpoint that was named."""
-    checkpoint = config.ref_model or config.init_from
-    lora = {}
-    if checkpoint is not None:
-        source = checkpoint.rpartition("@")[0]
-        lora = lora_of(find_run(session.client, source))
-    return frozen_run(
-        session,
-        "reference",
-        config.model_name_or_path,
-        checkpoint,
-        quantization=config.run_arguments["quantization"],
-        **lora,
-    )
 
 
 def _figures(session: Session, config: GRPOConfig) -> dict[str, Any]:

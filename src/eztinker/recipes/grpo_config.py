@@ -1,7 +1,7 @@
 """Settings of GRPO, and which of them go together.
 
 Knows the names of the service's policy losses and their bounds, and nothing of sampling or training. Called by
-``grpo.py``.
+``grpo.py`` and ``grpo_data.py``.
 """
 
 from __future__ import annotations

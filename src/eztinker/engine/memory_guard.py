@@ -15,6 +15,7 @@ from pathlib import Path
 
 from eztinker.config import ServerConfig
 from eztinker.engine.memory_model import (
+    QUANTIZATION_BYTES,
     UNBOUNDED,
     DType,
     activation_bytes_per_token,
@@ -95,11 +96,13 @@ class MemoryGuard:
         self._waiting: dict[str, str] = {}
         self._shapes: dict[str, ModelShape] = {}
         self._guests: dict[str, _Guest] = {}
+        self._has_quantized = False
 
     def forget(self) -> None:
         """Another worker has begun, with nothing in memory."""
         self._residency.clear()
         self._guests.clear()
+        self._has_quantized = False
         self._freed.set()
 
     def hold(self, key: str, job_id: str) -> None:
@@ -120,6 +123,7 @@ class MemoryGuard:
         """
         key, label = key_of(base, quantization), _label(base.bare_name, quantization)
         is_pinned = quantization == base.quantization and base.name in self._config.models
+        self._has_quantized |= quantization != "none"
         if key not in self._residency.tenants:
             shape = self._shapes[key] = await asyncio.to_thread(self._shape_of, Path(base.folder))
             dtype = self._dtype(shape)
@@ -310,9 +314,11 @@ class MemoryGuard:
         facts = self._supervisor.facts
         if facts is None:
             return UNBOUNDED
-        return room_for_models(
-            facts.memory_bytes, self._config.memory_budget_gb, facts.device.partition(":")[0]
-        )
+        device_type = facts.device.partition(":")[0]
+        room = room_for_models(facts.memory_bytes, self._config.memory_budget_gb, device_type)
+        # Once it is imported, bitsandbytes stays as long as the worker.
+        is_smaller = self._has_quantized and device_type == "cpu" and room < UNBOUNDED
+        return room - QUANTIZATION_BYTES if is_smaller else room
 
     def _dtype(self, shape: ModelShape) -> DType:
         facts = self._supervisor.facts

@@ -147,6 +147,23 @@ async def test_a_quantised_copy_counts_by_itself(engine, world):
     assert [m.quantization for m in engine.manager.loaded_models] == ["nf4"]
 
 
+async def test_what_quantising_takes_is_no_room_for_models(tmp_path, world):
+    """Two models of 4 GB fit to the last 20 MB; not beside bitsandbytes."""
+    world.shapes = dict.fromkeys(("a", "b", "c"), SHAPE)
+    engine = Engine(tmp_path, world, memory_budget_gb=8.3, dtype="float32")
+    await engine.start()
+    try:
+        await sample(engine, "a")
+        await sample(engine, "b")
+        assert unloads(world) == []
+        await ended(await engine.create(base="c", quantization="nf4"))
+        await sample(engine, "a")
+        await sample(engine, "b")
+        assert len(engine.manager.loaded_models) == 1
+    finally:
+        await engine.stop()
+
+
 async def test_copies_and_cache_follow_from_what_the_budget_leaves(tmp_path, world):
     small = replace(SHAPE, num_linear=100_000_000, num_other=0)  # 400 MB, and so much each copy
     world.shapes = {"small": small, "other": SHAPE}

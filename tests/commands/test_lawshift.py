@@ -101,7 +101,9 @@ def test_training_and_evaluation(
     (experiment,) = (folder / "train" / "checkpoints").glob("sft_*")
     assert (experiment / "final_model" / "adapter_model.safetensors").is_file()
     assert json.loads((experiment / "final_model" / "adapter_config.json").read_text())["r"] == 4
-    assert list(experiment.glob("checkpoint-*"))
+    saved = {path.name for path in experiment.glob("checkpoint-*")}
+    num_steps = len((experiment / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    assert saved == {f"checkpoint-{step}" for step in range(2, num_steps + 1, 2)}
     run_id = json.loads((experiment / "state.json").read_text())["run_id"]
     evaluate = str(ROOT / "eval" / "evaluate.py")
     final = str((experiment / "final_model").relative_to(folder))

@@ -25,6 +25,7 @@ from eztinker.dataset.lawshift import Case, read_articles, read_cases
 from eztinker.dataset.rows import read_rows
 from eztinker.errors import InvalidRequestError, NotFoundError
 from eztinker.recipes.experiment.loop import FINAL_CHECKPOINT, log_lost_steps, log_step
+from eztinker.recipes.experiment.order import is_due, stretches
 from eztinker.recipes.experiment.plan import Plan, length_facts
 from eztinker.recipes.experiment.policy import context_length
 from eztinker.recipes.experiment.session import Session, open_session
@@ -304,28 +305,27 @@ def _tell(questions: Sequence[Question], progress: Progress) -> None:
 def _train(session: Session, steps: Sequence[Sequence[Question]], schedule: Schedule) -> None:
     config = session.config
     log_lost_steps(session, lambda _: {})
-    left = range(session.step, len(steps))
-    planned = (Step(step_data(steps[i]), schedule.rate(i), is_sum=True) for i in left)
-    taken = run_steps(session.client, session.run_id, planned, config.adamw)
     label = pick(f"training, {len(steps)} steps", f"训练，共 {len(steps)} 步")
-    for done in session.progress.track(label, taken, len(left)):
-        session.step = session.steps_here(done)
-        log_step(session, done, {})
-        if config.save_steps and session.step % config.save_steps == 0:
-            _save_step(session)
+    _save_step(session)  # interrupted just before it
+    for first, last in stretches(session.step, len(steps), config.save_steps):
+        planned = (
+            Step(step_data(steps[i]), schedule.rate(i), is_sum=True) for i in range(first, last)
+        )
+        taken = run_steps(session.client, session.run_id, planned, config.adamw)
+        for done in session.progress.track(label, taken, last - first):
+            session.step = session.steps_here(done)
+            log_step(session, done, {})
+        _save_step(session)
     session.save_checkpoint(FINAL_CHECKPOINT)
 
 
 def _save_step(session: Session) -> None:
-    """A checkpoint on the server, and its copy ``checkpoint-<step>`` in the folder.
-
-    Steps may be ahead already; the checkpoint is of the run's step as saved, which names the folder.
-    """
-    saved = session.client.save_checkpoint(session.run_id, "latest", overwrite=True)
-    step = saved["step"] - session.experiment.state["start_step"]
-    folder = session.experiment.folder / f"checkpoint-{step}"
-    if not folder.exists():
-        _bring_home(session, "latest", folder)
+    """A checkpoint on the server, and its copy ``checkpoint-<step>`` in the folder, where one is due and not there."""
+    folder = session.experiment.folder / f"checkpoint-{session.step}"
+    if not is_due(session.step, session.config.save_steps) or folder.exists():
+        return
+    session.client.save_checkpoint(session.run_id, "latest", overwrite=True)
+    _bring_home(session, "latest", folder)
     limit = session.config.save_total_limit
     kept = sorted(folder.parent.glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
     for old in kept[:-limit] if limit else []:

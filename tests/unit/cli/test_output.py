@@ -3,12 +3,13 @@
 import io
 import string
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eztinker.cli import output, texts
+from eztinker.cli import estimate, output, texts
 from tests.unit.cli.conftest import Run
 
 
@@ -94,6 +95,14 @@ def test_both_languages_have_the_same_places():
     for key, (english, chinese) in texts._TEXTS.items():
         assert english, key
         assert places(english) == places(chinese), key
+
+
+def test_every_text_is_asked_for():
+    folder = Path(texts.__file__).parent
+    words = {"help_texts.py", "messages.py"}
+    sources = "".join(p.read_text("utf-8") for p in folder.glob("*.py") if p.name not in words)
+    asked = {key for key in texts._TEXTS if f'"{key}"' in sources}
+    assert asked | {f"estimate {part}" for part in estimate._PARTS} == texts._TEXTS.keys()
 
 
 def test_messages_in_chinese(run: Run, service, monkeypatch: pytest.MonkeyPatch):

@@ -101,7 +101,8 @@ def test_every_text_is_asked_for():
     folder = Path(texts.__file__).parent
     words = {"help_texts.py", "messages.py"}
     sources = "".join(p.read_text("utf-8") for p in folder.glob("*.py") if p.name not in words)
-    asked = {key for key in texts._TEXTS if f'"{key}"' in sources}
+    quoted = sources.replace("'", '"')  # inside an f-string a key has the other quotes
+    asked = {key for key in texts._TEXTS if f'"{key}"' in quoted}
     assert asked | {f"estimate {part}" for part in estimate._PARTS} == texts._TEXTS.keys()
 
 

@@ -7,8 +7,15 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from eztinker.client.embedded import EmbeddedServer
+
+# How long an example takes says something of the machine, not of the code. The parent draws the same ones again in CI.
+settings.register_profile(
+    "patient", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("patient")
 
 DOCUMENTED_MODEL = "Qwen/Qwen2-0.5B-Instruct"
 

@@ -75,7 +75,7 @@ def test_other_names_are_refused_naming_the_field(name: str) -> None:
     assert len(caught.value.message) < 2000
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(max_size=140))
 def test_what_passes_is_one_safe_component_of_a_path(name: str) -> None:
     try:

@@ -32,7 +32,6 @@ from .background import Background
 
 FACTOR = int(os.environ.get("FUZZ_FACTOR", "2"))
 QUIET = settings(
-    deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),
     derandomize="FUZZ_FACTOR" not in os.environ,

@@ -31,7 +31,7 @@ def _draw(template, seed) -> Problem:
     return template.draw(rng, arithmetic.draw_words(rng, template.language))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(template=st.sampled_from(ALL_TEMPLATES), seed=seeds)
 def test_every_equation_holds_and_the_last_result_is_the_answer(template, seed):
     problem = _draw(template, seed)
@@ -42,7 +42,7 @@ def test_every_equation_holds_and_the_last_result_is_the_answer(template, seed):
     assert equations[-1][1] == problem.answer
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(template=st.sampled_from(ALL_TEMPLATES), seed=seeds)
 def test_every_number_that_decides_the_problem_is_in_the_question(template, seed):
     problem = _draw(template, seed)
@@ -51,7 +51,7 @@ def test_every_number_that_decides_the_problem_is_in_the_question(template, seed
     assert "{" not in problem.question + problem.solution
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(template=st.sampled_from(ALL_TEMPLATES), seed=seeds)
 def test_hurried_answers_are_wrong(template, seed):
     problem = _draw(template, seed)
@@ -59,7 +59,7 @@ def test_hurried_answers_are_wrong(template, seed):
     assert all(int(miss) > 0 for miss in problem.near_misses)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(kind=st.text(max_size=8), values=st.lists(st.integers(), max_size=4))
 def test_each_identity_has_one_side(kind, values):
     assert split_of(kind, values) == split_of(kind, tuple(values))
@@ -121,7 +121,7 @@ def _judge(fact: str, charge: legal.Charge) -> str:
     return f"{charge.name} | {months}"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(seed=seeds)
 def test_judgments_follow_from_the_text(seed):
     problem = legal.draw_legal(random.Random(seed), "train")

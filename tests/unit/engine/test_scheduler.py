@@ -175,9 +175,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert self.scheduler.num_waiting == self.scheduler.num_running == 0
 
 
-SchedulerMachine.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None
-)
+SchedulerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestScheduler = SchedulerMachine.TestCase
 
 
@@ -194,7 +192,7 @@ def drain(scheduler: Scheduler, *, slots: int = MAX_RUNNING_ORDERED) -> list[Tic
         scheduler.finish(running.pop(0).job_id)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     flood_tokens=st.lists(st.integers(1, 3 * QUANTUM_TOKENS), min_size=3, max_size=5),
     victim_tokens=st.integers(1, 4 * QUANTUM_TOKENS),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eztinker.errors import InvalidRequestError
@@ -64,7 +64,6 @@ def test_a_reference_that_is_no_option_is_an_error():
         grade_option("#### A", "F", OPTIONS)
 
 
-@settings(deadline=None)
 @given(st.text(max_size=300))
 def test_any_text_has_a_grade_of_an_option_or_of_none(text: str):
     grade = grade_option(text, "B", OPTIONS)

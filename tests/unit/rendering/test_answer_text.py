@@ -59,7 +59,7 @@ STOPS = ["\n\n", "####", "#### 18", "好，世", "<|im_end|>", "e q", "\ufffd"]
 some_stops = st.lists(st.sampled_from(STOPS), max_size=3)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(tokens=st.lists(st.integers(0, 425), max_size=60), stop=some_stops)
 def test_any_tokens_give_the_text_of_all_of_them(byte_level, tokens, stop):
     pieces = pieces_of(tokens, AnswerText(byte_level, stop=stop))
@@ -72,7 +72,7 @@ def test_any_tokens_give_the_text_of_all_of_them(byte_level, tokens, stop):
 
 
 @pytest.mark.parametrize("vocabulary", ["byte_level", "sentence_piece"])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     tokens=st.lists(st.integers(0, 287), max_size=60),
     sizes=st.lists(st.integers(1, 9), min_size=60, max_size=60),
@@ -96,7 +96,7 @@ def test_tokens_that_come_together_give_what_they_give_one_by_one(
     assert sum(p.num_tokens for p in pieces) == sum(p.num_tokens for p in expected)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=st.sampled_from(TEXTS), stop=some_stops, split=st.integers(0, 30))
 def test_nothing_comes_out_that_is_taken_back(byte_level, text, stop, split):
     """With the text before the answer, which may end inside a character."""

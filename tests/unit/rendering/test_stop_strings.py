@@ -40,7 +40,7 @@ def first_match_by_search(ids: list[int], stop: list[str]) -> int | None:
     st.lists(st.integers(0, TOKENIZER.vocab_size - 1), max_size=40),
     st.data(),
 )
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_any_tokens_any_stop(ids: list[int], data: st.DataObject) -> None:
     text = TOKENIZER.decode(ids, skip_special_tokens=False)
     pieces = [text[i : i + n] for i in range(0, len(text), 7) for n in (1, 3, 12)]
@@ -55,7 +55,6 @@ def test_any_tokens_any_stop(ids: list[int], data: st.DataObject) -> None:
     st.integers(0, 20),
     st.integers(1, 8),
 )
-@settings(deadline=None)
 def test_characters_of_many_tokens(text: str, start: int, length: int) -> None:
     stop = text[start % len(text) :][:length]
     ids = TOKENIZER.encode(text)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import processors
 
@@ -152,7 +152,6 @@ def test_same_as_transformers_on_real_tokenizers(path: Path) -> None:
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8")))
-@settings(deadline=None)
 def test_decoding_gives_the_text_back(text: str) -> None:
     import unicodedata
 

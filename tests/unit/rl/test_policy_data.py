@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eztinker.errors import InvalidRequestError
@@ -35,7 +35,6 @@ def test_advantages_equal_the_formulas_in_torch():
         assert group_advantages(REWARDS, kind) == pytest.approx(values.tolist()), kind
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=16))
 def test_advantages_of_a_group_add_up_to_nothing(rewards):
     for kind in ("centred", "normalised", "leave_one_out"):

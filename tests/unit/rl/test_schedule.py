@@ -6,7 +6,7 @@ import math
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eztinker.errors import InvalidRequestError
@@ -41,7 +41,6 @@ def test_linear_and_cosine_equal_the_schedulers_of_torch():
         assert Schedule(shape, 3e-4, 10).rates() == pytest.approx(of_torch(shape))
 
 
-@settings(deadline=None)
 @given(
     name=st.sampled_from(SCHEDULES),
     num_steps=st.integers(1, 40),
@@ -66,7 +65,6 @@ def test_impossible_schedules_are_refused(arguments, field):
     assert caught.value.field == field
 
 
-@settings(deadline=None)
 @given(num=st.integers(1, 30), batch=st.integers(1, 12), seed=st.integers(0, 9))
 def test_an_epoch_has_every_example_once(num, batch, seed):
     per_epoch = math.ceil(num / batch)
@@ -79,7 +77,6 @@ def test_an_epoch_has_every_example_once(num, batch, seed):
     assert epochs == [Counter(range(num))] * 2
 
 
-@settings(deadline=None)
 @given(
     first=st.integers(0, 30),
     length=st.integers(0, 30),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eztinker.errors import InvalidRequestError
@@ -39,7 +39,6 @@ def test_a_verdict_is_one_mark_in_range_or_nothing(text, mark):
     assert read_verdict(text, 10.0) == mark
 
 
-@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_reading_never_raises(text):
     mark = read_verdict(text, 10.0)

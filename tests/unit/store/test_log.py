@@ -96,7 +96,6 @@ def test_a_refused_append_uses_no_number(run: Run) -> None:
 
 @settings(
     max_examples=20,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
@@ -148,7 +147,6 @@ def test_a_taken_job_id_is_replaced(run: Run) -> None:
 
 @settings(
     max_examples=20,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.permutations(range(6)), st.integers(0, 6))

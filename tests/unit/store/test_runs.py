@@ -170,9 +170,7 @@ def test_an_unfinished_operation_keeps_its_payload(run: Run) -> None:
     assert with_payload(run) == [1, 3]
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seqs=st.lists(st.integers(0, 11), unique=True, max_size=6),
     keep=st.integers(1, 3),

@@ -145,7 +145,7 @@ def test_no_flipped_bit_or_missing_tail_is_a_surprise(value: Any) -> None:
     assert set(codes) == {"damaged_payload"}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.one_of(

@@ -132,14 +132,14 @@ class Engine:
     def train(self, data: list[Datum], plan: list[list[int]], run: int = 0) -> None:
         """One pass with gradient."""
         operation = TrainingPass(data, LossSpec(), False)
-        self._do(RunPass(self._job_id(), f"r{run}", 1, operation, PassPlan(plan)), JobDone)
+        self._do(RunPass(self._job_id(), f"r{run}", operation, PassPlan(plan)), JobDone)
 
     def train_together(self, data_of_runs: list[list[Datum]]) -> None:
         """A pass of each run, as one micro-batch each, through the model together where they fit."""
         for run, data in enumerate(data_of_runs):
             operation = TrainingPass(data, LossSpec(), False)
             plan = PassPlan([list(range(len(data)))], may_share=True)
-            self._worker.submit(RunPass(self._job_id(), f"r{run}", 1, operation, plan))
+            self._worker.submit(RunPass(self._job_id(), f"r{run}", operation, plan))
         while self._worker.step():
             pass
         self._need_done()

@@ -170,7 +170,6 @@ class _Engine:
         self._events: list[Any] = []
         settings = WorkerSettings(epoch=1, device="cpu", num_threads=1)
         self._worker = Worker(settings, self._events.append)
-        self._seq = 0
 
     def load(self, folder: str, quantization: Any) -> None:
         self._do(LoadBaseModel("m", folder, quantization), BaseModelLoaded)
@@ -184,14 +183,13 @@ class _Engine:
         return base.decoder.held_bytes - base.decoder.size_bytes
 
     def train(self, batch: int, seq_len: int) -> None:
-        self._seq += 1
         data = []
         for i in range(batch):
             ids = _tokens(i, seq_len + 1)
             data.append(Datum(ids[:-1], {"target_tokens": ids[1:].astype(np.int64)}))
         plan = PassPlan([list(range(batch))])
-        self._do(RunPass("p", "r", self._seq, TrainingPass(data, LossSpec()), plan), JobDone)
-        self._do(RunOptimStep("s", "r", self._seq, OptimStep(AdamParams())), JobDone)
+        self._do(RunPass("p", "r", TrainingPass(data, LossSpec()), plan), JobDone)
+        self._do(RunOptimStep("s", "r", OptimStep(AdamParams())), JobDone)
 
     def sample(self, num_rows: int, num_prompt: int) -> None:
         params = SamplingParams(max_tokens=NUM_NEW, stop_token_ids=())

@@ -82,12 +82,10 @@ class Harness:
         command = OpenRun(self.job_id(), run_id, "m", config, seed, snapshot_folder)
         return self.answer(command, RunCreated)
 
-    def pass_command(
-        self, data, run_id="r", seq=1, plan=None, forward_only=False, **loss
-    ) -> RunPass:
+    def pass_command(self, data, run_id="r", plan=None, forward_only=False, **loss) -> RunPass:
         operation = TrainingPass(data, LossSpec(**loss), forward_only)
         plan = plan or [list(range(len(data)))]
-        return RunPass(self.job_id(), run_id, seq, operation, PassPlan(plan))
+        return RunPass(self.job_id(), run_id, operation, PassPlan(plan))
 
     def forward_backward(self, data, **kwargs) -> PassResult:
         return self.answer(self.pass_command(data, **kwargs), PassResult)
@@ -97,7 +95,7 @@ class Harness:
 
     def optim_step(self, run_id="r", **adam) -> StepResult:
         operation = OptimStep(AdamParams(**adam))
-        return self.answer(RunOptimStep(self.job_id(), run_id, 2, operation), StepResult)
+        return self.answer(RunOptimStep(self.job_id(), run_id, operation), StepResult)
 
     def sample_command(
         self,

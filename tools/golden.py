@@ -52,9 +52,9 @@ def trajectory(loss_fn: str) -> dict[str, list[float]]:
     for step in range(NUM_STEPS):
         operation = TrainingPass(_data(step), LossSpec(loss_fn, reduction="sum"))
         plan = PassPlan([[0, 1], [2, 3]])
-        passed = answer(RunPass(f"pass{step}", "golden", 2 * step + 1, operation, plan))
+        passed = answer(RunPass(f"pass{step}", "golden", operation, plan))
         adam = OptimStep(AdamParams(1e-3, weight_decay=0.01, grad_clip_norm=1.0))
-        stepped = answer(RunOptimStep(f"step{step}", "golden", 2 * step + 2, adam))
+        stepped = answer(RunOptimStep(f"step{step}", "golden", adam))
         assert isinstance(passed, JobDone), passed
         assert isinstance(stepped, JobDone), stepped
         losses.append(decode(passed.result, PassResult).loss)

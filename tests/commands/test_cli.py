@@ -162,10 +162,10 @@ def test_chat_with_the_built_in_model(shell: Shell):
     assert done.stdout.strip()
 
 
-def test_ctrl_c_is_130():
+def test_ctrl_c_is_130(running_server: EmbeddedServer):
     chat = subprocess.Popen(
         [PROGRAM, "chat"],
-        env=environment("http://127.0.0.1:9"),
+        env=environment(running_server.base_url),
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -58,8 +58,8 @@ def test_held_out_loss_falls(client: EZTinkerClient, tmp_path: Path):
 def test_interrupted_training_continues_with_the_same_numbers(
     client: EZTinkerClient, tmp_path: Path
 ):
-    whole = run(settings(tmp_path / "whole", max_train_samples=48), client)
-    config = settings(tmp_path / "broken", max_train_samples=48)
+    whole = run(settings(tmp_path / "whole", max_train_samples=48, lora_dropout=0.2), client)
+    config = settings(tmp_path / "broken", max_train_samples=48, lora_dropout=0.2)
     with pytest.raises(Interruption):
         run(config, client, InterruptingProgress("training", 4))
     progress = InterruptingProgress("nothing", 1)

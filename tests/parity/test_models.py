@@ -199,7 +199,7 @@ def test_adapter_gradients_and_twenty_steps_equal_peft(folder, tmp_path):
     optimizer = torch.optim.AdamW(twin.parameters(), lr=3e-3, weight_decay=0.1)
     for step in range(20):
         data = DATA[step % 2 :]
-        result = harness.forward_backward(data, seq=step)
+        result = harness.forward_backward(data)
         optimizer.zero_grad()
         loss = mean_loss(twin, data)
         loss.backward()

@@ -196,7 +196,7 @@ def test_a_saved_state_is_read_again_bit_by_bit(case, tmp_path):
     for one, two in zip(harness.forward(DATA).logprobs, other.forward(DATA).logprobs, strict=True):
         np.testing.assert_array_equal(one, two)
     for each in (harness, other):
-        each.forward_backward(DATA, seq=5)
+        each.forward_backward(DATA)
     assert torch.equal(harness.run_state().gradient_P, other.run_state().gradient_P)
 
 

@@ -214,7 +214,7 @@ class Actions:
             may_share=not self._config.deterministic,
             checkpointing=checkpointing and not operation.forward_only,
         )
-        command = RunPass(task.job.job_id, _run_id(task), _seq(task), operation, plan)
+        command = RunPass(task.job.job_id, _run_id(task), operation, plan)
         done = _done(await self._ask(task, command))
         return Outcome(done.result, plan=done.executed_plan, compute_s=done.compute_s)
 
@@ -230,7 +230,7 @@ class Actions:
     async def _optim_step(self, task: Task, operation: OptimStep) -> Outcome:
         run_id = _run_id(task)
         await self._residents.need_run(run_id, job_id=task.job.job_id)
-        command = RunOptimStep(task.job.job_id, run_id, _seq(task), operation)
+        command = RunOptimStep(task.job.job_id, run_id, operation)
         done = _done(await self._ask(task, command))
         step = codec.decode(done.result, StepResult).step
 

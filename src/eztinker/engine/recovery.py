@@ -307,9 +307,9 @@ class Residents:
         if isinstance(operation, TrainingPass):
             plan = job.plan or plan_training(operation, budget_tokens=self._micro_batch_tokens)
             # Alone, among as many rows as it had: the same bits whoever else is there now.
-            return RunPass(key, job.run_id, job.seq, operation, replace(plan, may_share=False))
+            return RunPass(key, job.run_id, operation, replace(plan, may_share=False))
         if isinstance(operation, OptimStep):
-            return RunOptimStep(key, job.run_id, job.seq, operation)
+            return RunOptimStep(key, job.run_id, operation)
         raise StorageError(
             f"Run {job.run_id} cannot be restored: the snapshot that followed its {job.kind} "
             f"(operation {job.seq}) is damaged.",

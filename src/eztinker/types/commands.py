@@ -93,15 +93,10 @@ class CloseRun:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunPass:
-    """Execute a pass of a run by a plan. Answer: ``JobDone`` (with the plan as executed).
-
-    Attributes:
-        seq: the operation's number in the run; with the run's seed it seeds dropout.
-    """
+    """Execute a pass of a run by a plan. Answer: ``JobDone`` (with the plan as executed)."""
 
     job_id: str
     run_id: str
-    seq: int
     operation: TrainingPass
     plan: PassPlan
 
@@ -112,7 +107,6 @@ class RunOptimStep:
 
     job_id: str
     run_id: str
-    seq: int
     operation: OptimStep
 
 

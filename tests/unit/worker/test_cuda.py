@@ -58,7 +58,7 @@ def life(harness: Harness, waits: Waits) -> list[Any]:
         waits.note("open")
         result = harness.forward_backward(DATA, run_id=run_id)
         waits.note("pass")
-        policy = harness.forward_backward(POLICY, run_id=run_id, name="ppo", seq=2)
+        policy = harness.forward_backward(POLICY, run_id=run_id, name="ppo")
         waits.note("policy")
         step = harness.optim_step(run_id, learning_rate=0.05, grad_clip_norm=0.5)
         waits.note("optim_step")

@@ -110,7 +110,7 @@ def test_frames_carry_any_message_and_refuse_unknown_ones():
     from eztinker.types.plans import PassPlan
     from eztinker.types.training import LossSpec
 
-    command = RunPass("j", "r", 1, TrainingPass([datum(1, 5)], LossSpec()), PassPlan([[0]]))
+    command = RunPass("j", "r", TrainingPass([datum(1, 5)], LossSpec()), PassPlan([[0]]))
     back = message_of(frame(command)[4:], COMMAND_TYPES)
     assert back.operation.data[0].tokens_T.tolist() == datum(1, 5).tokens_T.tolist()
     with pytest.raises(StorageError, match="RunPass"):

@@ -41,13 +41,13 @@ def opened(folder, num_threads) -> Harness:
         config = LoRAConfig(r=3, lora_dropout=probability)
         harness.do(OpenRun(harness.job_id(), name, "m", config, seed + 1))
         harness.do(command(harness, name))
-        harness.do(RunOptimStep(harness.job_id(), name, 2, OptimStep(AdamParams(1e-2))))
+        harness.do(RunOptimStep(harness.job_id(), name, OptimStep(AdamParams(1e-2))))
     torch.set_num_threads(num_threads)
     return harness
 
 
 def command(harness, run, data=None, may_share=False, **loss):
-    made = harness.pass_command(data or DATA[run], run_id=run, seq=3, **loss)
+    made = harness.pass_command(data or DATA[run], run_id=run, **loss)
     return replace(made, plan=replace(made.plan, may_share=may_share))
 
 

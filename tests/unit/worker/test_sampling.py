@@ -257,7 +257,7 @@ def test_running_samples_keep_the_weights_they_started_with(trained):
         trained.worker.submit(command)
         trained.worker.step()
         trained.worker.step()
-        step = RunOptimStep("s", "r", 5, OptimStep(AdamParams(learning_rate=0.5)))
+        step = RunOptimStep("s", "r", OptimStep(AdamParams(learning_rate=0.5)))
         events = trained.do(trained.pass_command(DATA), step)
         ends = [event for event in events if not isinstance(event, SignOfLife)]
         result = next(e for e in ends if e.job_id == command.job_id)

@@ -43,13 +43,13 @@ def opened(folder, names=tuple(ADAPTERS)) -> Harness:
     for seed, name in enumerate(names):
         harness.do(OpenRun(harness.job_id(), name, "m", ADAPTERS[name], seed + 1))
         harness.do(command(harness, name))
-        harness.do(RunOptimStep(harness.job_id(), name, 2, OptimStep(AdamParams(1e-2))))
+        harness.do(RunOptimStep(harness.job_id(), name, OptimStep(AdamParams(1e-2))))
     return harness
 
 
 def command(harness, name, data=None, plan=None, may_share=False, **more):
     own_data, loss = WORK[name]
-    made = harness.pass_command(data or own_data, run_id=name, seq=3, plan=plan, **loss, **more)
+    made = harness.pass_command(data or own_data, run_id=name, plan=plan, **loss, **more)
     return replace(made, plan=replace(made.plan, may_share=may_share))
 
 
@@ -106,12 +106,12 @@ def test_adapters_of_one_shape_on_equally_many_rows_are_computed_together(qwen2_
             lora = LoRAConfig(r=5 if name == "other" else 3, lora_dropout=dropout)
             harness.do(OpenRun(harness.job_id(), name, "m", lora, seed + 1))
             harness.do(harness.pass_command([datum(seed, 9)], run_id=name))
-            harness.do(RunOptimStep(harness.job_id(), name, 2, OptimStep(AdamParams(1e-2))))
+            harness.do(RunOptimStep(harness.job_id(), name, OptimStep(AdamParams(1e-2))))
 
     def made(harness, number, name, plan=None):
         lengths = (14, 14) if name == "other" else (20, 9)
         data = [datum(10 * number + i, length) for i, length in enumerate(lengths)]
-        command = harness.pass_command(data, run_id=name, seq=3)
+        command = harness.pass_command(data, run_id=name)
         return replace(command, plan=plan or replace(command.plan, may_share=True))
 
     in_turn = list(enumerate([names[0], "other", *names[1:]]))
@@ -212,7 +212,7 @@ def test_a_step_waits_for_its_own_pass_only(qwen2_folder):
     harness.do(command(harness, "dropped"))
     long_pass = command(harness, "small", plan=[[0], [1]], may_share=True)
     steps = [
-        RunOptimStep(harness.job_id(), name, 4, OptimStep(AdamParams()))
+        RunOptimStep(harness.job_id(), name, OptimStep(AdamParams()))
         for name in ("small", "dropped")
     ]
     events = ended(harness, long_pass, *steps)

@@ -22,8 +22,8 @@ from tests.worker_harness import Harness
 @pytest.fixture
 def trained(harness):
     harness.open_run(lora_dropout=0.2)
-    for seq in range(3):
-        harness.forward_backward(DATA, seq=seq)
+    for _ in range(3):
+        harness.forward_backward(DATA)
         harness.optim_step(learning_rate=1e-2)
     return harness
 
@@ -49,7 +49,7 @@ def test_a_snapshot_opens_as_the_same_bits_and_goes_on_the_same(
     other.open_run(snapshot_folder=str(tmp_path / "s"), lora_dropout=0.2)
     assert same_state(trained.run_state(), other.run_state())
     for harness in (trained, other):
-        harness.forward_backward(DATA, seq=9)
+        harness.forward_backward(DATA)
         harness.optim_step(learning_rate=1e-2)
     assert same_state(trained.run_state(), other.run_state())
 

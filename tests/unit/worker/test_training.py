@@ -86,22 +86,40 @@ def test_the_same_plan_from_the_same_state_gives_the_same_bits(qwen2_folder):
             harness.forward_backward(DATA[i:], run_id=f"other{i}")
         harness.open_run(lora_dropout=0.3)
         event = harness.do(harness.pass_command(DATA, plan=[[0, 1, 2], [3]]))[-1]
-        harness.do(harness.pass_command(DATA, seq=2, plan=event.executed_plan.micro_batches))
+        harness.do(harness.pass_command(DATA, plan=event.executed_plan.micro_batches))
         harness.optim_step(learning_rate=1e-2)
         states.append(harness.run_state())
     assert same_state(*states)
 
 
-def test_dropout_differs_between_operations_and_is_off_without_gradient(harness):
-    harness.open_run(lora_dropout=0.5)
-    harness.forward_backward(DATA)
-    harness.optim_step(learning_rate=0.1)
-    losses_by_seq = [harness.forward_backward(DATA, seq=seq).loss for seq in (5, 6, 5)]
-    assert losses_by_seq[0] != losses_by_seq[1]
-    assert losses_by_seq[0] == losses_by_seq[2]
-    evaluated = {harness.forward(DATA, seq=seq).loss for seq in (5, 6)}
+def test_dropout_follows_from_seed_step_and_pass_and_is_off_without_gradient(harness):
+    def losses(run_id: str) -> list[float]:
+        harness.forward_backward(DATA, run_id=run_id)
+        harness.optim_step(run_id, learning_rate=0.1)
+        told = [harness.forward_backward(DATA, run_id=run_id).loss for _ in range(2)]
+        harness.optim_step(run_id, learning_rate=1e-30)  # the weights stay, the step is another
+        return [*told, harness.forward_backward(DATA, run_id=run_id).loss]
+
+    for run_id, seed in (("a", 7), ("b", 7), ("c", 8)):
+        harness.open_run(run_id, seed=seed, lora_dropout=0.5)
+    told = losses("a")
+    assert len(set(told)) == 3
+    evaluated = {harness.forward(DATA, run_id="a").loss for _ in range(2)}
     assert len(evaluated) == 1
-    assert evaluated.isdisjoint(losses_by_seq)
+    assert evaluated.isdisjoint(told)
+    harness.forward(DATA, run_id="b")  # what takes no part in training changes nothing
+    assert losses("b") == told
+    assert set(losses("c")).isdisjoint(told)
+
+
+def test_a_failed_pass_changes_no_mask_of_the_next(harness):
+    for run_id in "ab":
+        harness.open_run(run_id, lora_dropout=0.5)
+    harness.failure(harness.pass_command(DATA, run_id="a", name="no such loss"))
+    for run_id in "ab":
+        harness.forward_backward(DATA, run_id=run_id)
+    gradients = [harness.run_state(run_id).gradient_P for run_id in "ab"]
+    assert torch.equal(*gradients)
 
 
 def test_checkpointing_gives_the_same_gradient(harness):
@@ -112,7 +130,6 @@ def test_checkpointing_gives_the_same_gradient(harness):
     recomputed = type(recomputed)(
         recomputed.job_id,
         "b",
-        1,
         recomputed.operation,
         PassPlan(plain.plan.micro_batches, checkpointing=True),
     )
@@ -132,7 +149,7 @@ def test_executed_plan_says_how_it_was_computed(harness):
 def test_a_step_without_gradient_is_refused(trained):
     trained.optim_step()
     before = trained.run_state()
-    event = trained.failure(RunOptimStep("j", "r", 9, OptimStep(AdamParams())))
+    event = trained.failure(RunOptimStep("j", "r", OptimStep(AdamParams())))
     assert event.error.code == "no_gradient"
     assert event.error.category == "user"
     assert same_state(before, trained.run_state())
@@ -179,7 +196,7 @@ def test_a_failed_pass_leaves_the_run_as_it_was(trained, data, loss, code):
 def test_a_step_that_is_not_finite_changes_nothing(trained):
     before = trained.run_state()
     for learning_rate, code in ((3e37, "not_finite"), (1e39, "invalid_request")):
-        command = RunOptimStep("j", "r", 9, OptimStep(AdamParams(learning_rate=learning_rate)))
+        command = RunOptimStep("j", "r", OptimStep(AdamParams(learning_rate=learning_rate)))
         assert trained.failure(command).error.code == code
         assert same_state(before, trained.run_state())
 
@@ -251,7 +268,7 @@ def test_cancelling_drops_a_pass_between_micro_batches(trained):
 
 
 def test_cancelling_a_queued_job_lets_the_others_run(trained):
-    commands = [trained.pass_command(DATA, seq=i) for i in range(3)]
+    commands = [trained.pass_command(DATA) for _ in range(3)]
     events = trained.do(*commands, CancelJob(commands[1].job_id), CancelJob("unknown"))
     done = [e.job_id for e in events if isinstance(e, JobDone)]
     failed = [(e.job_id, e.error.code) for e in events if isinstance(e, JobFailed)]

@@ -18,6 +18,7 @@ from eztinker.engine.worker.failures import error_info
 from eztinker.engine.worker.jobs import check_plan
 from eztinker.engine.worker.micro_batch import compute
 from eztinker.engine.worker.residents import Residents
+from eztinker.engine.worker.run_state import RunState
 from eztinker.engine.worker.trainer import RunningPass
 from eztinker.types.codec import encode
 from eztinker.types.commands import RunPass
@@ -68,7 +69,7 @@ class PassGroup:
                 run.weights,
                 command.operation,
                 command.plan,
-                dropout_seed=_dropout_seed(run.seed, command.seq),
+                dropout_seed=_dropout_seed(run),
             )
         except Exception as error:
             return self._failed(command, error)
@@ -166,6 +167,7 @@ def _compute_alone(running: RunningPass) -> Exception | None:
     return None
 
 
-def _dropout_seed(run_seed: int, seq: int) -> int:
-    digest = hashlib.blake2b(f"{run_seed}/{seq}".encode(), digest_size=4).digest()
+def _dropout_seed(run: RunState) -> int:
+    text = f"{run.seed}/{run.step}/{run.num_passes}"
+    digest = hashlib.blake2b(text.encode(), digest_size=4).digest()
     return int.from_bytes(digest, "little")

@@ -28,10 +28,12 @@ class RunState:
     Attributes:
         run_id: whose.
         base: the base model it adapts.
-        seed: the run's; seeds dropout together with an operation's number.
+        seed: the run's; seeds dropout together with ``step`` and ``num_passes``, which are the same again when an
+            interrupted program goes on, as numbers of operations are not.
         weights: the adapter.
         adam: moments and number of steps.
         gradient_P: what passes since the last step added up; None when there was none.
+        num_passes: how many those were.
     """
 
     run_id: str
@@ -40,6 +42,7 @@ class RunState:
     weights: AdapterWeights
     adam: AdamState
     gradient_P: Tensor | None = None
+    num_passes: int = 0
 
     @property
     def step(self) -> int:
@@ -48,14 +51,14 @@ class RunState:
 
     def with_gradient(self, gradient_P: Tensor) -> RunState:
         """After a pass: its gradient added."""
-        if self.gradient_P is None:
-            return replace(self, gradient_P=gradient_P)
-        return replace(self, gradient_P=self.gradient_P + gradient_P)
+        if self.gradient_P is not None:
+            gradient_P = self.gradient_P + gradient_P
+        return replace(self, gradient_P=gradient_P, num_passes=self.num_passes + 1)
 
     def with_weights(self, flat_P: Tensor, adam: AdamState) -> RunState:
         """After a step or a load: other weights, no gradient."""
         weights = AdapterWeights(self.weights.spec, flat_P, self.base.decoder.dtype)
-        return replace(self, weights=weights, adam=adam, gradient_P=None)
+        return replace(self, weights=weights, adam=adam, gradient_P=None, num_passes=0)
 
 
 def new_run(run_id: str, base: BaseModel, lora: LoRAConfig, seed: int) -> RunState:

@@ -30,7 +30,7 @@ JUDGE_CONFIG.max_new_tokens = 8
 SFT_CONFIG.num_train_epochs = 6
 SFT_CONFIG.learning_rate = 5e-3
 GRPO_CONFIG.max_steps = 2
-GRPO_CONFIG.prompts_per_step = 2
+GRPO_CONFIG.prompts_per_step = 8
 GRPO_CONFIG.max_new_tokens = 64
 WANDB_CONFIG.enabled = False
 EVAL_CONFIG = EvaluationConfig()
@@ -101,7 +101,7 @@ def test_logs_have_the_loss_and_the_parts_of_the_reward(trained: Path) -> None:
         assert f"train/{part}=" in grpo
     folder = trained / "logs" / "grpo_train" / "rollouts"
     lines = (folder / "step_000001.jsonl").read_text(encoding="utf-8").splitlines()
-    assert len(lines) == 2  # prompts_per_step
+    assert len(lines) == 8  # prompts_per_step
     for line in lines:
         for rollout in json.loads(line)["rollouts"]:
             grade = rollout["grade"]

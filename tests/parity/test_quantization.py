@@ -225,7 +225,7 @@ def test_recomputing_layers_changes_no_bit(tmp_path):
     for checkpointing in (False, True):
         command = harness.pass_command(DATA)
         harness.do(type(command)(
-            command.job_id, "r", 1, command.operation,
+            command.job_id, "r", command.operation,
             type(command.plan)(command.plan.micro_batches, checkpointing=checkpointing),
         ))  # fmt: skip
         gradients.append(harness.run_state().gradient_P)

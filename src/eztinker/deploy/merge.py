@@ -76,9 +76,8 @@ def merge(
         loaded = read_peft_folder(adapter)
         model = load_model(base_model)
         head = model.get_output_embeddings()
-        loaded.check_base_weights(
-            lambda name: head.weight if dict(model.named_modules()).get(name) is head else None
-        )
+        heads = {name: module.weight for name, module in model.named_modules() if module is head}
+        loaded.check_base_weights(heads)
         wanted = model.dtype if dtype is None else getattr(torch, dtype)
         dequantization = 0.0
         if quantization == "none":

@@ -39,9 +39,8 @@ def imported_run(run_id: str, base: BaseModel, folder: Path) -> RunState:
     adapter = read_peft_folder(folder)
     decoder = base.decoder
     sites = _sites(adapter.modules, decoder.sites, base)
-    heads = {site.name for site in sites if site.is_head}
     head_VD = decoder.head(None).weight_VD
-    adapter.check_base_weights(lambda name: head_VD if name in heads else None)
+    adapter.check_base_weights({site.name: head_VD for site in sites if site.is_head})
     config = _config(adapter, sites)
     spec = AdapterSpec(base.name, config, tuple(sites), len(decoder.sites))
     by_name = {module.name: module for module in adapter.modules}

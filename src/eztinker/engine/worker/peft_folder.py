@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,17 +101,17 @@ class PeftFolder:
     modules: list[LoRAModule]
     base_weights: dict[str, Tensor]
 
-    def check_base_weights(self, weight_of: Callable[[str], Tensor | None]) -> None:
+    def check_base_weights(self, heads: Mapping[str, Tensor]) -> None:
         """Compare layers that were saved beside their adapters with those of the base model.
 
         Args:
-            weight_of: of the base model, by name; None where it has no such vocabulary head.
+            heads: the weight [V, D] of the base model's vocabulary head, by name.
 
         Raises:
             UnsupportedError: a layer was trained in full, or is another model's.
         """
         for name, saved in self.base_weights.items():
-            held = weight_of(name)
+            held = heads.get(name)
             if held is None or not _same_numbers(saved, held):
                 raise UnsupportedError(
                     f"{ADAPTER_WEIGHTS}: {name}.base_layer.weight is not the base model's: the layer was trained in full, "
